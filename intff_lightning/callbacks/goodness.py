@@ -1,0 +1,135 @@
+"""GoodnessLogger: what each unit makes of positive and negative data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torchmetrics.classification import MultilabelAUROC
+
+__all__ = ["GoodnessLogger"]
+
+
+class _Sums:
+    """Sums over samples, per unit and on the device: reduced over processes once, at the end."""
+
+    def __init__(self, auroc_bins: int = 0) -> None:
+        self.auroc_bins = auroc_bins
+        self.sums: Tensor | None = None  # (4, U): samples, loss, positive and negative goodness
+        self.auroc: MultilabelAUROC | None = None
+
+    def add(self, outputs: Mapping[str, Tensor]) -> None:
+        positive, negative = outputs["positive_goodness"].detach(), outputs["negative_goodness"].detach()
+        units, size = positive.shape
+        nothing = positive.new_full((units,), torch.nan)
+        loss = outputs["unit_loss"].detach() if "unit_loss" in outputs else nothing
+        away = negative.flatten(1).mean(1) if negative.numel() else nothing
+        row = torch.stack([torch.ones_like(loss), loss, positive.mean(1), away]) * size
+        # float32 sums over many samples lose digits; only Apple's GPUs have no float64
+        row = row if row.device.type == "mps" else row.double()
+        self.sums = row if self.sums is None else self.sums + row
+        if self.auroc_bins and negative.numel():
+            if self.auroc is None:
+                self.auroc = MultilabelAUROC(
+                    units, average="none", thresholds=self.auroc_bins, validate_args=False, sync_on_compute=False
+                ).to(positive.device)
+            both = torch.cat([positive, negative.flatten(1)], dim=1).T  # (B + B * k, U)
+            truth = (torch.arange(len(both), device=both.device) < size).long().unsqueeze(1).expand_as(both)
+            # torchmetrics puts values outside [0, 1] through a sigmoid, which saturates; this map keeps their order
+            self.auroc.update(both / (1 + both), truth)
+
+    def means(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """Per-unit means ``(U,)`` over all samples of all processes, by name."""
+        if self.sums is None:
+            return {}
+        packed = self.sums.flatten()
+        if self.auroc is not None:
+            packed = torch.cat([packed, self.auroc.confmat.flatten().to(packed.dtype)])
+        packed = trainer.strategy.reduce(packed, reduce_op="sum")
+        count, loss, positive, negative = packed[: self.sums.numel()].view_as(self.sums)
+        means = {
+            "loss": loss / count,
+            "goodness/positive": positive / count,
+            "goodness/negative": negative / count,
+            "goodness/margin": (positive - negative) / count,
+        }
+        if self.auroc is not None:
+            counts = self.auroc.confmat
+            self.auroc.confmat = packed[self.sums.numel() :].view_as(counts).to(counts.dtype)
+            means["goodness/auroc"] = self.auroc.compute()
+        return means
+
+
+class GoodnessLogger(Callback):
+    """Logs, per unit and epoch, goodness of positive and negative data, their margin, the local loss and the AUROC.
+
+    Training: ``train/loss/unit_0``, ``goodness/positive/unit_0``, ``goodness/negative/unit_0`` and
+    ``goodness/margin/unit_0``. Validation and test: ``val/loss/unit_0``, ``val/goodness/positive/unit_0`` and so on,
+    and ``val/goodness/auroc/unit_0``, the area under the ROC curve of positive against negative data.
+
+    It reads what the module's step returns (``unit_loss``, ``positive_goodness``, ``negative_goodness``, as
+    :class:`~intff_lightning.module.IntFFModule` does); outside training, a module that returns nothing of the kind is
+    asked for ``module.goodness(batch.positive)``.
+
+    Args:
+        auroc_bins: thresholds of the binned AUROC; more come closer to the exact area.
+    """
+
+    def __init__(self, auroc_bins: int = 500) -> None:
+        self.auroc_bins = auroc_bins
+        self._train = _Sums()
+        self._evaluation = _Sums()  # apart, as validation runs inside a training epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start an epoch's sums."""
+        self._train = _Sums()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a batch."""
+        if isinstance(outputs, Mapping) and "positive_goodness" in outputs:
+            self._train.add(outputs)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch."""
+        means = self._train.means(trainer)
+        _log(pl_module, {"train/loss" if name == "loss" else name: row for name, row in means.items()})
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the sums."""
+        self._evaluation = _Sums(self.auroc_bins)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        if not (isinstance(outputs, Mapping) and "positive_goodness" in outputs):
+            positive = pl_module.goodness(batch.positive)  # type: ignore[operator]  # (U, B)
+            negative = pl_module.goodness(batch.negative).view(*positive.shape, -1)  # type: ignore[operator]
+            outputs = {"positive_goodness": positive, "negative_goodness": negative}
+        self._evaluation.add(outputs)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the validation."""
+        _log(pl_module, {f"val/{name}": row for name, row in self._evaluation.means(trainer).items()})
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the test."""
+        _log(pl_module, {f"test/{name}": row for name, row in self._evaluation.means(trainer).items()})
+
+
+def _log(module: L.LightningModule, means: dict[str, Tensor]) -> None:
+    values = {f"{name}/unit_{k}": float(value) for name, row in means.items() for k, value in enumerate(row.tolist())}
+    module.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)

@@ -1,0 +1,197 @@
+"""LinearProbe: what a softmax layer reads from the frozen units (sections 1 and 3.5 of the paper)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.pairs import image_and_target
+
+__all__ = ["LinearProbe"]
+
+
+class LinearProbe(Callback):
+    """Trains a softmax layer on the network's features and logs ``val/probe_accuracy`` and ``test/probe_accuracy``.
+
+    Features are ``module.embed(image)`` of the training images, standardized; the network is in eval mode, its
+    weights, modes and the global random state stay as they were. The layer is fitted before a test or a validation of
+    its own, and during ``fit`` every ``every_n_epochs``. It goes on from its last fit, and it, its optimizer and its
+    draws are in the checkpoint.
+
+    Its learning rate falls to zero along a cosine in every fit.
+
+    Args:
+        every_n_epochs: fit it before the validation of every n-th epoch; ``None``: not while the network trains.
+        label: labels shown while features are taken, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
+        hidden: take every layer's activations, not only the units' outputs.
+        epochs: passes over the training data in one fit.
+        batch_size: samples per step.
+        learning_rate: of Adam at the start of a fit; it falls to zero along a cosine.
+        weight_decay: decoupled, of the weights.
+        cache_bytes: features are computed once where they fit, else anew in every pass.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int | None = None,
+        label: Literal["all", "neutral"] = "all",
+        hidden: bool = False,
+        epochs: int = 10,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        cache_bytes: int = 2 * 1024**3,
+    ) -> None:
+        if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
+            raise ConfigurationError(f"LinearProbe: epochs={epochs} and every_n_epochs={every_n_epochs} start at 1.")
+        self.every_n_epochs, self.label, self.hidden = every_n_epochs, label, hidden
+        self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
+        self.cache_bytes = cache_bytes
+        self.layer: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._generator = torch.Generator().manual_seed(0)  # of its own: the run's draws must not depend on a probe
+        self._restored: dict[str, Any] = {}
+        self._right: Tensor | None = None  # (2,): right, all
+
+    # ---------------------------------------------------------------- fitting
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit, where it is time to."""
+        self._right = None
+        every = self.every_n_epochs
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != "fit" or (every is not None and (trainer.current_epoch + 1) % every == 0):
+            self._fit(trainer, pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit."""
+        self._fit(trainer, pl_module)
+
+    def _fit(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        try:
+            with torch.inference_mode(False), torch.enable_grad():  # Lightning evaluates in inference mode
+                self._train(trainer, module)
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        self._right = torch.zeros(2, dtype=torch.int64, device=module.device)
+
+    def _train(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        cached: list[tuple[Tensor, Tensor]] = []
+        size = 0
+        for epoch in range(self.epochs):
+            whole = epoch > 0 and bool(cached)
+            order = torch.randperm(len(cached), generator=self._generator).tolist() if whole else []
+            for features, target in [cached[i] for i in order] if whole else self._features(trainer, module):
+                if self._optimizer is None:
+                    self._build(features, module)
+                self._step(trainer, features, target, 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
+                if epoch == 0:
+                    size += features.numel() * features.element_size()
+                    cached = [*cached, (features, target)] if size <= self.cache_bytes else []
+        if self.layer is None:
+            raise ConfigurationError("LinearProbe: the training data gives no batch to fit the probe on.")
+
+    def _features(self, trainer: L.Trainer, module: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features ``(B, F)`` and targets of the training images, without augmentation."""
+        source: Any = getattr(trainer, "datamodule", None) or module
+        source.setup("fit")
+        for batch in source.train_dataloader():
+            batch = source.on_before_batch_transfer(batch, 0)
+            batch = source.transfer_batch_to_device(batch, module.device, 0)
+            image, target = image_and_target(source.on_after_batch_transfer(batch, 0))
+            with torch.no_grad():
+                yield self._embed(module, image), target
+
+    def _embed(self, module: Any, image: Tensor) -> Tensor:
+        features: Tensor = module.embed(image, label=self.label, hidden=self.hidden)
+        return features.float()
+
+    def _build(self, features: Tensor, module: Any) -> None:
+        width, classes = features.shape[1], int(module.hparams.num_classes)
+        # standardizing is linear too: in evaluation the two layers are one softmax layer
+        linear = nn.Linear(width, classes, device="meta").to_empty(device=features.device)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.layer = nn.Sequential(nn.BatchNorm1d(width, affine=False, device=features.device), linear)
+        self._optimizer = torch.optim.AdamW(linear.parameters(), weight_decay=self.weight_decay)
+        if self._restored:
+            self.layer.load_state_dict(self._restored["layer"])
+            self._optimizer.load_state_dict(self._restored["optimizer"])
+
+    def _step(self, trainer: L.Trainer, features: Tensor, target: Tensor, factor: float) -> None:
+        assert self.layer is not None
+        assert self._optimizer is not None
+        self.layer.train()
+        loss = cross_entropy(self.layer(features), target)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if isinstance(trainer.strategy, ParallelStrategy):
+            for parameter in self.layer.parameters():
+                assert parameter.grad is not None
+                parameter.grad.copy_(trainer.strategy.reduce(parameter.grad, reduce_op="mean"))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+        self._optimizer.step()
+
+    # ---------------------------------------------------------------- evaluation
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Classify a batch."""
+        if self._right is None or self.layer is None:
+            return
+        image, target = image_and_target(batch)
+        self.layer.eval()
+        guess = self.layer(self._embed(pl_module, image)).argmax(1)
+        self._right += torch.stack([(guess == target).sum(), torch.full_like(target[0], len(target))])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the validation."""
+        self._log(trainer, pl_module, "val")
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the test."""
+        self._log(trainer, pl_module, "test")
+
+    def _log(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        if self._right is not None:
+            right, count = trainer.strategy.reduce(self._right, reduce_op="sum").tolist()
+            module.log(f"{stage}/probe_accuracy", right / count, batch_size=1)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The layer, its optimizer and its draws."""
+        if self.layer is None or self._optimizer is None:
+            return {}
+        return {
+            "layer": self.layer.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._restored = state_dict
+        self.layer = self._optimizer = None
+        if state_dict:
+            self._generator.set_state(state_dict["generator"].cpu())

@@ -1,0 +1,103 @@
+"""What a person sees on the terminal: a line an epoch where there is no progress bar, and the table at the end."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["EpochLine", "ResultTable"]
+
+
+class EpochLine(Callback):
+    """Prints one plain line an epoch: loss, accuracy, seconds. For logs and batch systems, in place of a bar."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line."""
+        if not trainer.is_global_zero:
+            return
+        total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        parts = [f"epoch {trainer.current_epoch + 1}{total}"]
+        metrics = trainer.callback_metrics
+        if "train/loss" in metrics:
+            parts.append(f"loss {metrics['train/loss']:.4f}")
+        for name in ("val/accuracy", "val/probe_accuracy"):
+            if name in metrics:
+                parts.append(f"{name} {100 * metrics[name]:.2f} %")
+        print("  ".join([*parts, f"{time.perf_counter() - self._begun:.1f} s"]), flush=True)
+
+
+class ResultTable(Callback):
+    """Prints, after a test or a validation of its own, a table of the units, the network and the probe.
+
+    Args:
+        console: of rich; ``None`` is standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the test's table."""
+        self._print(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the validation's table, unless it is part of a fit."""
+        if trainer.state.fn != "fit":
+            self._print(trainer, pl_module, "val")
+
+    def _print(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            table = result_table(trainer.callback_metrics, stage, list(getattr(module, "vote", [])))
+            (self.console or Console()).print(table)
+
+
+def result_table(metrics: Mapping[str, Any], stage: str, vote: list[int]) -> Table:
+    """Build the table of one stage from the metrics that the callbacks logged.
+
+    Args:
+        metrics: ``trainer.callback_metrics``, or a row of ``metrics.csv``.
+        stage: ``val`` or ``test``.
+        vote: units that vote, marked where not all of them do.
+    """
+    columns = {
+        "positive\ngoodness": "goodness/positive",
+        "negative\ngoodness": "goodness/negative",
+        "AUROC": "goodness/auroc",
+        "local\nloss": "loss",
+        "accuracy": "accuracy",
+    }
+    table = Table(title={"val": "Validation", "test": "Test"}[stage])
+    table.add_column("")
+    for title in columns:
+        table.add_column(title, justify="right")
+    units = 0
+    while any(f"{stage}/{name}/unit_{units}" in metrics for name in columns.values()):
+        units += 1
+    for k in range(units):
+        cells = [_number(metrics, f"{stage}/{name}/unit_{k}", name) for name in columns.values()]
+        silent = bool(vote) and k not in vote
+        table.add_row(f"unit_{k}{' (no vote)' if silent else ''}", *cells)
+    table.add_section()
+    empty = [""] * (len(columns) - 2)
+    loss = _number(metrics, f"{stage}/loss", "loss")
+    table.add_row("network", *empty, loss, _number(metrics, f"{stage}/accuracy", "accuracy"), style="bold")
+    if f"{stage}/probe_accuracy" in metrics:
+        probe = _number(metrics, f"{stage}/probe_accuracy", "accuracy")
+        table.add_row("linear probe", *empty, "", probe)
+    return table
+
+
+def _number(metrics: Mapping[str, Any], key: str, kind: str) -> str:
+    value = float(metrics.get(key, math.nan))
+    if math.isnan(value):
+        return "-"
+    return f"{100 * value:.2f} %" if kind == "accuracy" else f"{value:.4f}"

@@ -1,0 +1,78 @@
+"""Checkpoint files: written whole or not at all, kept when a run is interrupted, read as recipes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from intff_lightning.errors import CheckpointError
+
+__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "read_recipes"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, syncs it to the disk, and renames it.
+
+    Lightning's own goes through a temporary folder that may lie on another file system, where a rename is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save ``checkpoint`` to ``path``; remote paths go Lightning's way."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: the weights after every epoch, and those of the moment of a Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_on_train_epoch_end=True, save_on_exception=True)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save what a Ctrl-C interrupts; after any other exception the weights are not to be trusted."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+            super().on_exception(trainer, pl_module, exception)
+
+
+def read_recipes(path: str | Path) -> dict[str, dict[str, Any]]:
+    """How the module and the datamodule of a checkpoint were built, without building them.
+
+    Args:
+        path: of a checkpoint file.
+
+    Returns:
+        ``{"model": recipe, "data": recipe}``, each only where the checkpoint has one.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or is damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: dict(checkpoint.get(f"{key}hyper_parameters") or {}) for name, key in _KEYS.items()}
+    except Exception as error:  # whatever a damaged file makes of torch's reader
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path} is not a checkpoint, or is damaged ({reason}).") from None
+    return {
+        name: {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+        for name, hparams in found.items()
+        if "_class_path" in hparams
+    }
+
+
+_KEYS = {"model": "", "data": "datamodule_"}

@@ -1,0 +1,91 @@
+"""A stack of units as a network: goodness of labelled inputs, and a classifier that tries every label."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from intff_lightning.errors import DataError
+from intff_lightning.labels import LabelEncoder
+from intff_lightning.units import UnitStack
+
+__all__ = ["LabelClassifier"]
+
+
+class LabelClassifier:
+    """Mixin for modules with ``units``, an ``encoder``, the units that ``vote``, and a ``sweep_size``.
+
+    Called on plain images (float in [0, 1]) it tries every label: the class is the one of highest goodness
+    (section 3.4 of the paper). Shapes: B images, C classes, U units.
+    """
+
+    units: UnitStack
+    encoder: LabelEncoder
+    vote: list[int]
+    sweep_size: int
+
+    def _activations(self, x: Tensor) -> Iterator[Tensor]:
+        for unit in self.units:
+            x = unit(x)
+            yield x
+
+    def goodness(self, x: Tensor) -> Tensor:
+        """Goodness of every unit, ``(U, B)``, on inputs ``(B, *)`` that carry a label."""
+        return torch.stack([unit.goodness(h) for unit, h in zip(self.units, self._activations(x), strict=True)])
+
+    def positive_probability(self, x: Tensor, threshold: float = 1.5) -> Tensor:
+        r"""Probability that inputs are positive data (the paper's likelihood, section 3.1).
+
+        .. math:: p = \sigma\bigl(\textstyle\sum_\text{units} g - \theta\bigr)
+
+        Args:
+            x: ``(B, *)`` inputs that carry a label.
+            threshold: the paper's theta.
+
+        Returns:
+            ``(B,)``; the voting units count.
+        """
+        return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
+
+    def _label_chunks(self, image: Tensor) -> Iterator[Tensor]:
+        """Inputs that show every image under a run of labels, ``(labels * B, *)``."""
+        if not image.is_floating_point():
+            raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+        size = len(image)
+        labels = torch.arange(self.encoder.num_classes, device=image.device)
+        for chunk in torch.split(labels, max(1, self.sweep_size // max(1, size))):
+            repeated = image.repeat(len(chunk), *[1] * (image.ndim - 1))
+            yield self.encoder(repeated, chunk.repeat_interleave(size))
+
+    def label_goodness(self, image: Tensor) -> Tensor:
+        """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``."""
+        parts = [self.goodness(x).view(len(self.units), -1, len(image)) for x in self._label_chunks(image)]
+        return torch.cat(parts, dim=1).transpose(1, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores ``(B, C)`` of images ``(B, *)``: the voting units' goodness, summed; the class is its argmax."""
+        return self.label_goodness(image)[self.vote].sum(0)
+
+    def embed(self, image: Tensor, label: Literal["all", "neutral"] = "all", hidden: bool = False) -> Tensor:
+        """Features for a linear probe: the units' outputs, flattened and concatenated.
+
+        Args:
+            image: ``(B, *)``.
+            label: ``all`` shows every label in turn and keeps all outputs; ``neutral`` shows none.
+            hidden: take the activations of every layer, not only of the output neurons.
+
+        Returns:
+            ``(B, features)``, times C for ``label="all"``.
+        """
+        inputs = self._label_chunks(image) if label == "all" else [self.encoder(image, None)]
+        parts = []
+        for x in inputs:
+            outputs: list[Tensor] = []
+            for unit in self.units:
+                layers = unit.layers(x) if hidden else [unit(x)]
+                outputs += [layer.flatten(1) for layer in layers]
+                x = layers[-1]
+            features = torch.cat(outputs, dim=1)
+            parts.append(features.view(-1, len(image), features.shape[1]))  # (labels, B, features)
+        return torch.cat(parts).transpose(0, 1).flatten(1)

@@ -1,0 +1,262 @@
+"""The command line: ``python -m intff_lightning {fit,validate,test,predict}``."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from rich.console import Console
+
+import intff_lightning.augmentations
+import intff_lightning.datamodules
+import intff_lightning.negatives
+import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
+from intff_lightning import callbacks as ours
+from intff_lightning.checkpoints import AtomicCheckpointIO, LastCheckpoint, read_recipes
+from intff_lightning.datamodules import PairedDataModule
+from intff_lightning.errors import ConfigurationError, IntFFError
+from intff_lightning.module import IntFFModule
+
+__all__ = ["IntFFCLI", "main"]
+
+_EXAMPLES = """Train networks with the Integrated Forward-Forward algorithm: local losses, no global backward pass.
+
+  python -m intff_lightning fit --config configs/digits.yaml
+  python -m intff_lightning fit --config configs/mnist.yaml --data.data_dir DIR --trainer.max_epochs 5
+  python -m intff_lightning test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+  python -m intff_lightning predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+
+Every argument of a config file can be given as an option, and `COMMAND --config FILE --print_config` shows them all."""
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in a few lines, without the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"error: {shorten(message, known_options(self))}\n")
+        sys.exit(2)
+
+
+def known_options(parser: Any) -> list[str]:
+    """Every option of a parser and its subcommands, without the dashes."""
+    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if parser._subparsers:
+        for subparser in parser._subparsers._group_actions[0].choices.values():
+            names.update(known_options(subparser))
+    return sorted(names)
+
+
+def shorten(message: str, options: Sequence[str] = ()) -> str:
+    """The part of a parser's message that a person needs, with a guess at what was meant.
+
+    Args:
+        message: of jsonargparse: nested, with every alternative of every type.
+        options: names among which to look for the one that was meant.
+    """
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    wanted = ("not expected", "not accepted", "Unrecognized", "Expected", "Invalid", "No such", "nable to", "required")
+    telling = [line for line in lines[1:] if any(word in line for word in wanted) and "NoneType" not in line]
+    kept = [lines[0][:300], *telling[:2]]
+    unknown = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is not|[Uu]nrecognized arguments?: --([\w.]+)", message)
+    if unknown:
+        name = next(group for group in unknown.groups() if group)
+        near = difflib.get_close_matches(name, [*options, *(o.rpartition(".")[2] for o in options)], n=1, cutoff=0.6)
+        if near:
+            kept.append(f"Did you mean {near[0]}?")
+    return "\n".join(dict.fromkeys(line[:300] for line in kept))
+
+
+class _Interruption(Callback):
+    """Notes a Ctrl-C, which Lightning turns into a plain exit."""
+
+    happened = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.happened = isinstance(exception, KeyboardInterrupt)
+
+
+class IntFFCLI(LightningCLI):
+    """LightningCLI with the package's callbacks and loggers by default, and a test of the best weights after fit."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; what a checkpoint knows of its network and data goes before the user's own arguments."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.config = parser.parse_args(_with_recipes(list(args), folder))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyperparameters beat the user's arguments here; see above."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of our own."""
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best weights when fit is done.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the default callbacks, loggers and checkpoint plugin, where the user has not given others."""
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        root = Path(config.get("default_root_dir") or ".")
+        terminal = sys.stdout.isatty()
+        quick = bool(config.get("fast_dev_run"))
+        if config.get("logger") in (None, True) and not quick:
+            _check_writable(root)
+            table = CSVLogger(root)
+            config["logger"] = [table]
+            if self.subcommand == "fit":
+                config["logger"].append(TensorBoardLogger(root, version=table.version))
+        given = config.get("callbacks") or []
+        given = list(given) if isinstance(given, list) else [given]
+        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), ours.ResultTable()]
+        if self.subcommand == "predict":
+            defaults = [ours.PredictionWriter()]
+        if self.subcommand == "fit" and not quick:
+            defaults.append(ours.TrainingFigures())
+            if config.get("enable_checkpointing") is not False and not any(
+                isinstance(callback, ModelCheckpoint) for callback in given
+            ):
+                best = ModelCheckpoint(monitor="val/accuracy", mode="max", filename="best")
+                defaults += [best, LastCheckpoint()]
+        if not terminal:
+            config["enable_progress_bar"] = False
+            defaults.append(ours.EpochLine())
+        kinds = {type(callback) for callback in given}
+        config["callbacks"] = given + [callback for callback in defaults if type(callback) not in kinds]
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        config["plugins"] = plugins
+        return self._instantiate_trainer(config, [])
+
+    def after_fit(self) -> None:
+        """Test the best weights, and say where everything is."""
+        trainer, config = self.trainer, self.config["fit"]
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") if trainer.checkpoint_callback else ""
+        if config["test_after_fit"] and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if not best or not Path(best).is_file():
+                print("no best checkpoint was kept (there is no validation data): the last weights are tested")
+            trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
+        if trainer.is_global_zero and trainer.log_dir:
+            paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
+            _say_where(Path(trainer.log_dir), [Path(path) for path in paths if path])
+
+    def before_validate(self) -> None:
+        """Lightning's own table would repeat ours."""
+        self.config[self.subcommand]["verbose"] = False
+
+    before_test = before_validate
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        writer = next((c for c in self.trainer.callbacks if isinstance(c, ours.PredictionWriter)), None)  # type: ignore[attr-defined]
+        if writer is not None and self.trainer.is_global_zero:
+            print(f"predictions  {writer.path}")
+
+
+def _with_recipes(argv: list[str], folder: str) -> list[str]:
+    """Put the recipes of ``--ckpt_path`` before the user's arguments, as a config file."""
+    path = None
+    for position, argument in enumerate(argv):
+        if argument == "--ckpt_path" and position + 1 < len(argv):
+            path = argv[position + 1]
+        elif argument.startswith("--ckpt_path="):
+            path = argument.partition("=")[2]
+    if path is None or path in ("best", "last", "hpc", "registry"):
+        return argv
+    if not Path(path).is_file():
+        raise ConfigurationError(f"--ckpt_path: there is no file {path}.")
+    config = Path(folder) / "checkpoint.yaml"
+    config.write_text(yaml.safe_dump(read_recipes(path)))
+    return [argv[0], "--config", str(config), *argv[1:]]
+
+
+def _check_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"the log folder {root.absolute()} cannot be written ({error.strerror}).\n"
+            "Choose another: --trainer.default_root_dir DIR."
+        ) from None
+
+
+def _say_where(log_dir: Path, checkpoints: list[Path]) -> None:
+    places = [("checkpoint", path) for path in checkpoints]
+    places += [("metrics", log_dir / "metrics.csv"), ("figures", log_dir / "figures")]
+    for what, path in places:
+        if path.exists():
+            print(f"{what:<12}{os.path.relpath(path)}")
+
+
+def _quiet() -> None:
+    """Silence what the user cannot act on; warnings that can be acted on stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # data in memory needs none
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch about Lightning
+        ".*could not find the monitored key.*",  # without validation data the last weights are kept
+        ".*smaller than the logging interval.*",
+        ".*exists and is not empty.*",  # two loggers share their folder on purpose
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: arguments; ``None`` takes those of the process.
+
+    Returns:
+        Exit code: 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if args is None else args)
+    interruption = _Interruption()
+    _quiet()
+    try:
+        IntFFCLI(
+            IntFFModule,
+            PairedDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=_Parser,
+            parser_kwargs={"prog": "python -m intff_lightning", "description": _EXAMPLES},
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [interruption]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=argv,
+        )
+    except KeyboardInterrupt:
+        interruption.happened = True
+    except SystemExit as stop:
+        if not interruption.happened:
+            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except Exception as error:
+        if os.environ.get("INTFF_TRACEBACK"):
+            raise
+        if isinstance(error, IntFFError):
+            text = str(error)
+        else:
+            lines = [line for line in str(error).splitlines() if line.strip()][:2] or [type(error).__name__]
+            text = "\n".join([*(line[:300] for line in lines), "(INTFF_TRACEBACK=1 shows where.)"])
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+        return 1
+    if interruption.happened:
+        sys.stderr.write("interrupted; go on with fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")
+        return 130
+    return 0

@@ -1,0 +1,397 @@
+"""PairedDataModule: positive and negative data from any datamodule or dataset of ``(image, target)``."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from intff_lightning.augmentations import Augmentation
+from intff_lightning.datamodules.loading import (
+    IndexedDataset,
+    InMemoryDataset,
+    ResumableLoader,
+    SeededSampler,
+    check_samples,
+)
+from intff_lightning.draws import Draws
+from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.labels import LabelEncoder, LabelOverlay
+from intff_lightning.negatives import NegativeSource, WrongLabels
+from intff_lightning.pairs import PairedBatch
+from intff_lightning.recipe import Recorded, recipe, record
+
+__all__ = ["PairedDataModule", "Part"]
+
+Part = Literal["train", "val", "test", "predict"]
+_PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
+_STAGES: dict[str, tuple[Part, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class PairedDataModule(Recorded, L.LightningDataModule):
+    """Emits a :class:`~intff_lightning.pairs.PairedBatch` for training, validation and test; images for prediction.
+
+    Pairs are made on the device, a batch at a time, after the transfer. The order of samples is a function of (seed,
+    epoch), negatives and augmentation of (seed, epoch, sample index), without the epoch outside training. A wrapped
+    datamodule keeps its own loaders and order; its draws are a function of (seed, epoch, batch, rank).
+
+    Args:
+        datamodule: any LightningDataModule whose batches begin ``(image, target)``; all of its hooks are kept.
+        train: in place of a datamodule, a dataset of ``(image, target)``; likewise ``val``, ``test``, ``predict``.
+        val: ``None`` splits ``val_size`` samples off ``train``.
+        test: for ``trainer.test``.
+        predict: ``None`` takes ``test``.
+        negatives: where negative data comes from; default :class:`~intff_lightning.negatives.WrongLabels`.
+        augmentation: of training images.
+        batch_size: positive samples per process and batch.
+        val_size: samples, or below 1 the share, of ``train`` that become validation data; 0 for none.
+        split_seed: of the validation split, apart from ``seed`` so that runs share their split.
+        seed: of order, negatives and augmentation; ``None`` takes that of ``seed_everything``, else 0.
+        num_workers: processes that fetch samples; data in memory needs none.
+        num_classes: ``None`` counts the labels.
+        encoder: for modules that have none; :class:`~intff_lightning.module.IntFFModule` brings its own.
+    """
+
+    def __init__(
+        self,
+        datamodule: L.LightningDataModule | None = None,
+        train: Dataset[Any] | None = None,
+        val: Dataset[Any] | None = None,
+        test: Dataset[Any] | None = None,
+        predict: Dataset[Any] | None = None,
+        negatives: NegativeSource | None = None,
+        augmentation: Augmentation | None = None,
+        batch_size: int = 128,
+        val_size: float = 0.1,
+        split_seed: int = 0,
+        seed: int | None = None,
+        num_workers: int = 0,
+        num_classes: int | None = None,
+        encoder: LabelEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or val_size < 0:
+            raise ConfigurationError(f"batch_size={batch_size} must be 1 or more, val_size={val_size} 0 or more.")
+        self.inner = datamodule
+        self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
+        self.augmentation = augmentation
+        self.batch_size, self.val_size, self.split_seed = batch_size, val_size, split_seed
+        self.seed, self.num_workers, self.encoder = seed, num_workers, encoder
+        self._given: dict[Part, Dataset[Any] | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self._datasets: dict[Part, Dataset[Any] | None] = {}
+        self._num_classes = num_classes
+        self._input_shape: tuple[int, ...] | None = None
+        record(self, logger=False)
+
+    # ---------------------------------------------------------------- datasets
+
+    def load(self, part: Part) -> Dataset[Any] | None:
+        """Give the dataset of a part that was not given; families override it.
+
+        ``train`` includes what becomes validation data.
+        """
+        return None
+
+    def split(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
+        """Indices of training and validation samples; families may override it."""
+        size = len(train)  # type: ignore[arg-type]  # map-style
+        held_out = self.held_out(size)
+        order = Draws(self.split_seed, 0, torch.arange(size)).shuffle()
+        return order[held_out:].sort().values, order[:held_out].sort().values
+
+    def held_out(self, size: int) -> int:
+        """Number of validation samples among ``size``."""
+        count = round(self.val_size * size) if self.val_size < 1 else int(self.val_size)
+        if count >= size:
+            raise ConfigurationError(f"val_size={self.val_size} leaves nothing of {size} training samples.")
+        return count
+
+    def dataset(self, part: Part) -> Dataset[Any] | None:
+        """Dataset of a part, loaded and checked at the first call; ``None`` where there is none."""
+        if part not in self._datasets:
+            if part == "predict" and self._given["predict"] is None:
+                return self.dataset("test")
+            if part in ("train", "val") and self._given["val"] is None:
+                self._split_training_data()
+            else:
+                self._datasets[part] = self._whole(part)
+        return self._datasets[part]
+
+    def _whole(self, part: Part) -> Dataset[Any] | None:
+        given = self._given[part]
+        return self._checked(self.load(part) if given is None else given, part)
+
+    def _split_training_data(self) -> None:
+        whole = self._whole("train")
+        self._datasets["train"], self._datasets["val"] = whole, None
+        if whole is None or self.val_size == 0:
+            return
+        for part, index in zip(_PARTS[:2], self.split(whole), strict=True):
+            if isinstance(whole, InMemoryDataset):
+                self._datasets[part] = InMemoryDataset(whole.image[index], whole.target[index])
+            else:
+                self._datasets[part] = Subset(whole, index.tolist())
+
+    def _checked(self, dataset: Dataset[Any] | None, part: Part) -> Dataset[Any] | None:
+        if dataset is not None and len(dataset) == 0:  # type: ignore[arg-type]  # map-style
+            raise DataError(f"{part} data: the data set is empty.")
+        if isinstance(dataset, InMemoryDataset):
+            check_samples(dataset.image, dataset.target, self._num_classes, f"{part} data")
+        return dataset
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, from a look at one sample."""
+        if self._input_shape is None:
+            self._look()
+        assert self._input_shape is not None
+        return self._input_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: given, or counted in the training data."""
+        if self._num_classes is None:
+            self._look()
+        assert self._num_classes is not None
+        return self._num_classes
+
+    def _look(self) -> None:
+        if self.inner is None:
+            part = next((p for p in _PARTS if self.dataset(p) is not None), None)
+            if part is None:
+                raise ConfigurationError("PairedDataModule has no data: give it a datamodule, or train=a dataset.")
+            source: Any = self.dataset(part)
+            sample = source[0]
+        else:
+            source = self.inner
+            with isolate_rng():  # a look must not shift the order of a shuffling loader
+                sample = next(iter(self._any_loader()))
+            sample = [part[0] for part in sample[:2]]
+        self._input_shape = tuple(torch.as_tensor(sample[0]).shape)
+        if self._num_classes is None:
+            self._num_classes = _count_classes(source)
+
+    def _any_loader(self) -> Any:
+        for name in ("train", "val", "test", "predict"):
+            if is_overridden(f"{name}_dataloader", self.inner, L.LightningDataModule):
+                return getattr(self.inner, f"{name}_dataloader")()
+        raise ConfigurationError(f"{type(self.inner).__name__} defines no dataloader.")
+
+    # ---------------------------------------------------------------- loaders
+
+    def setup(self, stage: str) -> None:
+        """Load the stage's data; settle the seed."""
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if self.inner is not None:
+            self.inner.trainer = self.trainer
+            self.inner.setup(stage)
+        else:
+            for part in _STAGES[stage]:
+                self.dataset(part)
+
+    def _loader(self, part: Part) -> Any:
+        if self.inner is not None:
+            if not is_overridden(f"{part}_dataloader", self.inner, L.LightningDataModule):
+                return []
+            return getattr(self.inner, f"{part}_dataloader")()
+        dataset = self.dataset(part)
+        if dataset is None:
+            if part in ("test", "predict", "train"):
+                raise ConfigurationError(f"there is no {part} data: PairedDataModule(..., {part}=a dataset).")
+            return []
+        in_memory = isinstance(dataset, InMemoryDataset)
+        sampler = SeededSampler(
+            len(dataset),  # type: ignore[arg-type]  # map-style
+            self.batch_size,
+            train=part == "train",
+            seed=self.seed or 0,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        loader = ResumableLoader if part == "train" else DataLoader
+        return loader(
+            dataset if in_memory else IndexedDataset(dataset),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=InMemoryDataset.collate if in_memory else None,
+            pin_memory=self.num_workers > 0 and torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> Any:
+        """Batches in the order of (seed, epoch)."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> Any:
+        """Validation samples in order; an empty list where there are none."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        """Test samples in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """Samples to predict, in order; the test data where nothing else was given."""
+        return self._loader("predict")
+
+    # ---------------------------------------------------------------- pairs
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Run the wrapped datamodule's hook, and check what its loaders give while it is still on the CPU."""
+        if self.inner is None:
+            return batch
+        batch = self.inner.on_before_batch_transfer(batch, dataloader_idx)
+        if self.trainer is None or not self.trainer.predicting:
+            pair = batch[:2] if isinstance(batch, list | tuple) else ()
+            if len(pair) < 2 or not all(isinstance(part, Tensor) for part in pair):
+                raise DataError(
+                    f"{type(self.inner).__name__} gives {type(batch).__name__}, and batches that begin (image, target) "
+                    "are needed: have its collate_fn return them."
+                )
+            check_samples(batch[0], batch[1], self.num_classes, f"a batch of {type(self.inner).__name__}")
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, as the wrapped datamodule does it where there is one."""
+        if self.inner is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return self.inner.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn ``(image, target, index)`` into a :class:`PairedBatch`, on the device."""
+        assert self.trainer is not None
+        if self.inner is not None:
+            batch = self.inner.on_after_batch_transfer(batch, dataloader_idx)
+        if self.trainer.predicting:
+            return _as_float(batch[0] if isinstance(batch, list | tuple) else batch)
+        image, target = batch[:2]
+        index = batch[2] if self.inner is None else self._numbers(len(target), dataloader_idx).to(target.device)
+        return self.pair(image, target, index, training=bool(self.trainer.training))
+
+    def pair(self, image: Tensor, target: Tensor, index: Tensor, training: bool) -> PairedBatch:
+        """Augment, and make positive and negative data.
+
+        Args:
+            image: ``(B, *)``, uint8, or float in [0, 1].
+            target: ``(B,)``.
+            index: ``(B,)`` numbers of the samples, on which the draws depend.
+            training: augment, and draw anew every epoch.
+        """
+        epoch = self.trainer.current_epoch if training and self.trainer else 0
+        # the parts of the data count their samples from 0 each, and must not share draws
+        generator = Draws(self.seed or 0, epoch, index if training else ~index)
+        module = self.trainer.lightning_module if self.trainer else None
+        image = _as_float(image)
+        if training and self.augmentation is not None:
+            image = self.augmentation(image, generator=generator)
+        encoder = self._encoder(module)
+        with torch.no_grad(), _asked(self.negatives, module) as model:
+            positive = encoder(image, target)
+            negative, shown = self.negatives(image, target, encoder=encoder, model=model, generator=generator)
+        return PairedBatch(positive, negative, image, target, shown)
+
+    def _encoder(self, module: nn.Module | None) -> LabelEncoder:
+        theirs = getattr(module, "encoder", None)
+        if isinstance(theirs, LabelEncoder):
+            if self.encoder is not None and recipe(self.encoder) != recipe(theirs):
+                raise ConfigurationError(
+                    f"the network reads labels from {theirs}, and the datamodule's encoder is {self.encoder}: "
+                    "leave the datamodule's out."
+                )
+            return theirs
+        if self.encoder is None:
+            self.encoder = LabelOverlay()
+        if not self.encoder.num_classes:
+            self.encoder.num_classes = self.num_classes
+            self.encoder.check(self.input_shape, self.num_classes)
+        return self.encoder
+
+    def _numbers(self, size: int, dataloader_idx: int) -> Tensor:
+        """Numbers for samples of a loader that gives none, distinct over rank, batch and loader."""
+        trainer = self.trainer
+        assert trainer is not None
+        epoch_loop = trainer.fit_loop.epoch_loop
+        loop: Any = {
+            "train": epoch_loop,
+            "validate": epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+            "sanity_check": epoch_loop.val_loop,
+            "test": trainer.test_loop,
+        }[str(trainer.state.stage.value if trainer.state.stage else "train")]
+        batch = loop.batch_progress.current.ready  # batches begun before this one
+        start = ((trainer.global_rank << 8 | dataloader_idx) << 32 | batch) << 20
+        return torch.arange(start, start + size)
+
+    # ---------------------------------------------------------------- everything else of a wrapped datamodule
+
+    def prepare_data(self) -> None:
+        """Download and the like, by the wrapped datamodule."""
+        if self.inner is not None:
+            self.inner.prepare_data()
+
+    def teardown(self, stage: str) -> None:
+        """Clean up, by the wrapped datamodule."""
+        if self.inner is not None:
+            self.inner.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Hand an exception to the wrapped datamodule."""
+        if self.inner is not None:
+            self.inner.on_exception(exception)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed in force, and the wrapped datamodule's state."""
+        return {"seed": self.seed, "inner": {} if self.inner is None else self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the checkpoint's draws."""
+        self.seed = state["seed"]
+        if self.inner is not None:
+            self.inner.load_state_dict(state["inner"])
+
+
+def _as_float(image: Tensor) -> Tensor:
+    return image if image.is_floating_point() else image.float() / 255
+
+
+@contextlib.contextmanager
+def _asked(source: Any, module: nn.Module | None) -> Iterator[nn.Module | None]:
+    """The network for a source that asks it (``uses_model``): in eval mode, its modes restored after."""
+    if module is None or not getattr(source, "uses_model", False):
+        yield None
+        return
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield module
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _count_classes(source: Any) -> int:
+    """Number of classes that a dataset or datamodule tells of itself."""
+    while isinstance(source, Subset):
+        source = source.dataset
+    if isinstance(source, InMemoryDataset):
+        return int(source.target.max()) + 1
+    holder: Any
+    for holder in (source, getattr(source, "dataset", None)):
+        if isinstance(getattr(holder, "num_classes", None), int):
+            return int(holder.num_classes)
+        if hasattr(holder, "classes"):
+            return len(holder.classes)
+        if hasattr(holder, "targets"):
+            return int(torch.as_tensor(holder.targets).max()) + 1
+    raise ConfigurationError(f"{type(source).__name__} does not tell its number of classes: pass num_classes=.")

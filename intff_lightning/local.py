@@ -1,0 +1,128 @@
+"""The three local parts of a hidden unit, each choosable per unit: normalization, goodness, local loss.
+
+They are thin, configurable shells around :mod:`intff_lightning.functional`. A normalization is any module ``(B, *) ->
+(B, *)``; a goodness is any module ``(B, *) -> (B,)``; a local loss is a module with the signature of
+:meth:`LocalLoss.forward`.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from intff_lightning import functional as F
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.recipe import Recorded
+
+__all__ = ["RMS", "Goodness", "LocalLoss", "MeanSquares", "NoNormalization", "SoftplusLoss", "UnitL2"]
+
+
+class UnitL2(Recorded, nn.Module):
+    """The paper's input normalization, :func:`~intff_lightning.functional.unit_l2_normalize`.
+
+    Args:
+        gain: L2 norm of the unit's input after it.
+        eps: the paper's 1e-4.
+    """
+
+    def __init__(self, gain: float = 1.0, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.gain, self.eps = gain, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(B, *)``."""
+        return F.unit_l2_normalize(x, self.gain, self.eps)
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(module)``."""
+        return f"gain={self.gain:g}, eps={self.eps:g}"
+
+
+class RMS(Recorded, nn.Module):
+    """Root-mean-square normalization, :func:`~intff_lightning.functional.rms_normalize`.
+
+    Args:
+        gain: root mean square of the unit's input after it.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, gain: float = 1.0, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.gain, self.eps = gain, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(B, *)``."""
+        return F.rms_normalize(x, self.gain, self.eps)
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(module)``."""
+        return f"gain={self.gain:g}, eps={self.eps:g}"
+
+
+class NoNormalization(Recorded, nn.Module):
+    """Leaves the input alone. A unit can then raise its goodness by the length of its input: know what you do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+
+class Goodness(Recorded, nn.Module):
+    """Base of goodness functions."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map activations ``(B, *)`` to goodness ``(B,)``, float32 at least."""
+        raise NotImplementedError
+
+
+class MeanSquares(Goodness):
+    """The paper's goodness, :func:`~intff_lightning.functional.goodness`.
+
+    Args:
+        selected: indices into the unit's flattened output; ``None`` takes all of it.
+    """
+
+    def __init__(self, selected: Sequence[int] | None = None) -> None:
+        super().__init__()
+        if selected is not None and (not selected or min(selected) < 0):
+            raise ConfigurationError(f"selected={list(selected)}: indices of output neurons are needed, from 0 on.")
+        self.selected = None if selected is None else list(selected)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mean square of the selected neurons of ``(B, *)``, ``(B,)``."""
+        return F.goodness(h, self.selected)
+
+
+class LocalLoss(Recorded, nn.Module):
+    """Base of local losses: what one unit minimizes, from goodness alone."""
+
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Tensor | None) -> Tensor:
+        """Compute the scalar loss of one unit.
+
+        Args:
+            positive: ``(B,)`` goodness of positive data.
+            negative: ``(B, k)`` goodness of negative data, or ``None``.
+            target: ``(B,)`` true classes.
+            others: ``(B, 1 + k)`` goodness of the units before this one, summed and detached, positive first;
+                ``None`` for the first unit. For losses in which layers collaborate.
+        """
+        raise NotImplementedError
+
+
+class SoftplusLoss(LocalLoss):
+    """The paper's loss, :func:`~intff_lightning.functional.softplus_loss`.
+
+    Args:
+        threshold: the paper's theta.
+    """
+
+    def __init__(self, threshold: float = 1.5) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Tensor | None) -> Tensor:
+        """See :meth:`LocalLoss.forward`; target and other units play no part."""
+        return F.softplus_loss(positive, negative, self.threshold)
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(module)``."""
+        return f"threshold={self.threshold:g}"

@@ -1,0 +1,343 @@
+"""IntFFModule: the Integrated Forward-Forward algorithm as a LightningModule. The file this package exists for.
+
+For unit k with input x (the output of unit k - 1, detached), on positive and negative data at once:
+
+    h = f_k(normalize(x));   g = mean_j h_j^2;   L_k = local loss of g;   one step of optimizer k on dL_k
+
+No gradient crosses a unit's border; inside a unit there is ordinary, shallow backpropagation.
+"""
+
+import functools
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from intff_lightning.classifier import LabelClassifier
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
+from intff_lightning.labels import LabelEncoder, LabelOverlay
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
+from intff_lightning.pairs import PairedBatch
+from intff_lightning.recipe import Recorded, build, recipe, record
+from intff_lightning.units import HiddenUnit, UnitStack
+
+__all__ = ["IntFFModule"]
+
+
+class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
+    """A stack of hidden units, each trained on its own goodness by its own optimizer.
+
+    As a network it is a :class:`~intff_lightning.classifier.LabelClassifier`: ``module(image)`` gives the scores
+    ``(B, C)`` of plain images.
+
+    Args:
+        units: hidden units in order; a plain ``torch.nn.Module`` is taken as a unit's body.
+        encoder: how a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`.
+        optimizer: of every unit that has none of its own, ``parameters -> Optimizer``; default Adam at 0.002.
+        scheduler: of every unit that has none of its own, ``optimizer -> LRScheduler``. One with an argument
+            ``total_steps`` is stepped every batch and given the run's length; any other is stepped every epoch.
+        scheduler_monitor: metric that a ``ReduceLROnPlateau`` watches.
+        update: ``immediate`` trains unit after unit and frees each one's activations, so that memory does not grow
+            with depth; ``joint`` does one backward pass of the summed local losses. The weights are the same to the
+            last bit.
+        inner_steps: steps that a unit takes on a batch before the next unit sees it.
+        handover: activations passed on, computed ``before`` the unit's first step, or ``after`` its last (the
+            author's order; ``immediate`` only, one more forward pass).
+        gradient_clip_val: clips each unit's gradients by itself.
+        gradient_clip_algorithm: ``norm`` or ``value``.
+        vote: units whose goodness is summed to classify; ``None`` is all of them.
+        sweep_size: network inputs per pass while every label is tried, which bounds memory for many classes.
+        input_shape: of one image; ``None`` asks the datamodule.
+        num_classes: ``None`` asks the datamodule.
+
+    Raises:
+        ConfigurationError: arguments that cannot work together.
+    """
+
+    def __init__(
+        self,
+        units: list[HiddenUnit],
+        encoder: LabelEncoder | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        scheduler_monitor: str = "val/accuracy",
+        update: Literal["immediate", "joint"] = "immediate",
+        inner_steps: int = 1,
+        handover: Literal["before", "after"] = "before",
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        vote: list[int] | None = None,
+        sweep_size: int = 8192,
+        input_shape: list[int] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if units is None:
+            raise CheckpointError(
+                "this checkpoint does not record how its units were built (a body of yours has no recipe):\n"
+                "give them, IntFFModule.load_from_checkpoint(path, units=[...])."
+            )
+        if update == "joint" and handover == "after":
+            raise ConfigurationError("handover=after needs update=immediate: joint steps all units at the same time.")
+        if inner_steps < 1 or sweep_size < 1:
+            raise ConfigurationError(f"inner_steps={inner_steps} and sweep_size={sweep_size} must be 1 or more.")
+        self.units = UnitStack(units)
+        if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
+            raise ConfigurationError(f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, one or more vote.")
+        self.encoder: LabelEncoder = LabelOverlay() if encoder is None else build(encoder)
+        self.optimizer_factory: OptimizerFactory = build(optimizer) or functools.partial(torch.optim.Adam, lr=2e-3)
+        self.scheduler_factory: SchedulerFactory | None = build(scheduler)
+        self.scheduler_monitor = scheduler_monitor
+        self.update, self.inner_steps, self.handover = update, inner_steps, handover
+        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self.vote = list(range(len(self.units))) if vote is None else list(vote)
+        self.sweep_size = sweep_size
+        self._built = False
+        record(self, input_shape=None, num_classes=None)
+        self.configure_model()
+
+    # ---------------------------------------------------------------- building
+
+    def setup(self, stage: str) -> None:
+        """Ask the datamodule for the shape of an image and the number of classes."""
+        known = (self.hparams["input_shape"], self.hparams["num_classes"])
+        datamodule = getattr(self.trainer, "datamodule", None)
+        seen = (getattr(datamodule, "input_shape", None), getattr(datamodule, "num_classes", None))
+        for name, mine, theirs in zip(("input_shape", "num_classes"), known, seen, strict=True):
+            if mine is None and theirs is None:
+                raise ConfigurationError(
+                    f"nothing tells {name}: wrap your data, PairedDataModule(YourDataModule()), "
+                    f"or pass it, IntFFModule(..., {name}=...)."
+                )
+            if mine is not None and theirs is not None and recipe(mine) != recipe(theirs):
+                raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
+            self.hparams[name] = recipe(theirs if mine is None else mine)
+
+    def configure_model(self) -> None:
+        """Build the units' bodies, once, as soon as the input's shape is known."""
+        input_shape, num_classes = self.hparams["input_shape"], self.hparams["num_classes"]
+        if self._built or input_shape is None or num_classes is None:
+            return
+        self.encoder.num_classes = num_classes
+        self.encoder.check(tuple(input_shape), num_classes)
+        with torch.no_grad():
+            shape = tuple(self.encoder(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.int64)).shape[1:])
+        for k, unit in enumerate(self.units):
+            try:
+                shape = unit.materialize(shape)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"unit_{k} {error}") from None
+            if not any(parameter.requires_grad for parameter in unit.parameters()):
+                raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
+        self._built = True
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """One optimizer per unit, and its schedule where there is one."""
+        optimizers: list[Optimizer] = []
+        schedules: list[Any] = []
+        for k, unit in enumerate(self.units):
+            optimizers.append((build(unit.optimizer) or self.optimizer_factory)(unit.parameters()))
+            factory = build(unit.scheduler) or self.scheduler_factory
+            if factory is not None:
+                schedule, interval = make_scheduler(factory, optimizers[-1], self.trainer.estimated_stepping_batches)
+                schedules.append({"scheduler": schedule, "interval": interval, "name": f"lr/unit_{k}"})
+        return optimizers, schedules
+
+    # ---------------------------------------------------------------- training
+
+    def training_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Train every unit on one batch; ``global_step`` rises by one.
+
+        Returns:
+            ``loss`` (scalar, the sum of local losses), ``unit_loss`` ``(U,)``, ``positive_goodness`` ``(U, B)`` and
+            ``negative_goodness`` ``(U, B, k)``, all detached and from before the units' steps.
+        """
+        x = self._inputs(batch)
+        others: Tensor | None = None
+        losses: list[Tensor] = []
+        goodnesses: list[Tensor] = []
+        one_by_one = self.update == "immediate"
+        for group in [[k] for k in range(len(self.units))] if one_by_one else [list(range(len(self.units)))]:
+            entries, contexts = [x], [others]  # each unit's input, and the goodness of the units before it
+            for inner in range(self.inner_steps):
+                total = x.new_zeros(())
+                for position, k in enumerate(group):
+                    h = self.units[k](entries[position])
+                    loss, g = self._local_loss(k, h, batch, contexts[position])
+                    total = loss if position == 0 else total + loss
+                    if inner == 0:
+                        entries.append(h.detach())
+                        contexts.append(g.detach() if others is None else others + g.detach())
+                        others = contexts[-1]
+                        losses.append(loss.detach())
+                        goodnesses.append(g.detach())
+                self._backward(total, group)
+                last = group[-1] == len(self.units) - 1 and inner == self.inner_steps - 1
+                del h, loss, g, total  # the graph must be gone before the next unit builds its own
+                self._step(group, counted=last)
+            x = entries[-1]
+            if self.handover == "after":
+                with torch.no_grad():
+                    x = self.units[group[-1]](entries[0])
+        outputs = self._outputs(losses, goodnesses)
+        self._watch(outputs["unit_loss"], batch_idx)
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
+        size = len(batch.target)
+        self.log("train/loss", outputs["loss"], on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        return outputs
+
+    def _inputs(self, batch: PairedBatch) -> Tensor:
+        """Positive and negative inputs of a batch in one tensor, ``(B + B * k, *)``."""
+        if not isinstance(batch, PairedBatch):
+            raise DataError(
+                f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
+                "data:\nwrap your datamodule, trainer.fit(module, PairedDataModule(YourDataModule()))."
+            )
+        return torch.cat([batch.positive, batch.negative])
+
+    def _local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss of unit k, and its goodness ``(B, 1 + negatives)``, positive first."""
+        unit, size = self.units[k], len(batch.target)
+        g = unit.goodness(h)
+        positive, negative = g[:size], g[size:].view(size, -1)
+        loss = unit.loss(positive, negative if negative.shape[1] else None, batch.target, others)
+        return loss, torch.cat([positive.unsqueeze(1), negative], dim=1)
+
+    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor]) -> dict[str, Tensor]:
+        unit_loss, g = torch.stack(losses), torch.stack(goodnesses)
+        positive, negative = g[:, :, 0], g[:, :, 1:]
+        return {
+            "loss": unit_loss.sum(),
+            "unit_loss": unit_loss,
+            "positive_goodness": positive,
+            "negative_goodness": negative,
+        }
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _backward(self, loss: Tensor, group: list[int]) -> None:
+        """Gradients of the group's units, and of nothing else; averaged over processes."""
+        for k in group:
+            self._optimizers()[k].zero_grad()
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ParallelStrategy) or strategy.world_size == 1:
+            self.manual_backward(loss)
+            return
+        # DDP's own reduction expects every parameter in every backward pass: reduce this group's alone, in one piece
+        with strategy.block_backward_sync():
+            self.manual_backward(loss)
+        gradients = [p.grad for k in group for p in self.units[k].parameters() if p.grad is not None]
+        mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
+        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _step(self, group: list[int], counted: bool) -> None:
+        """Step the group's optimizers; a batch's last step alone counts for ``global_step``."""
+        for k in group:
+            optimizer = self._optimizers()[k]
+            if counted and k == group[-1]:
+                optimizer.step()
+            else:  # the strategy's step keeps precision and hooks, and Lightning's loop does not count it
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip one unit's gradients; here they are unscaled whatever the precision."""
+        k = next(k for k, wrapped in enumerate(self._optimizers()) if wrapped.optimizer is optimizer)
+        own = self.units[k].gradient_clip_val
+        value = self.gradient_clip_val if own is None else own
+        if value is not None:
+            self.clip_gradients(optimizer, value, self.gradient_clip_algorithm)
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedules that go by epochs."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                metrics = self.trainer.callback_metrics
+                if self.scheduler_monitor not in metrics:
+                    raise ConfigurationError(
+                        f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; there are: "
+                        f"{', '.join(sorted(metrics))}. Set scheduler_monitor."
+                    )
+                config.scheduler.step(metrics[self.scheduler_monitor])
+            elif config.interval == "epoch":
+                config.scheduler.step()
+
+    # ---------------------------------------------------------------- divergence
+
+    def on_train_start(self) -> None:
+        """Start watching the local losses."""
+        self._last_finite = torch.full((len(self.units),), -1, device=self.device)
+
+    def _watch(self, unit_loss: Tensor, batch_idx: int) -> None:
+        """Note, on the device, each unit's last step with a finite loss; look at it once a logging interval."""
+        self._last_finite = torch.where(unit_loss.isfinite(), self.global_step, self._last_finite)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
+            self._raise_if_diverged()
+
+    def _raise_if_diverged(self) -> None:
+        last = self._last_finite.tolist()
+        if min(last) == self.global_step:
+            return
+        k = last.index(min(last))
+        rate = self._optimizers()[k].param_groups[0]["lr"]
+        when = f"its last finite step was {last[k]}" if last[k] >= 0 else "it never was"
+        raise DivergenceError(
+            f"unit_{k} diverged: at step {self.global_step} its local loss is not finite; {when}.\n"
+            f"Lower its learning rate (now {rate:g}), or clip its gradients (gradient_clip_val)."
+        )
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _evaluation_step(self, batch: PairedBatch, stage: str) -> dict[str, Tensor]:
+        x = self._inputs(batch)
+        others: Tensor | None = None
+        losses, goodnesses = [], []
+        for k, h in enumerate(self._activations(x)):
+            loss, g = self._local_loss(k, h, batch, others)
+            others = g if others is None else others + g
+            losses.append(loss)
+            goodnesses.append(g)
+        outputs = self._outputs(losses, goodnesses)
+        self.log(f"{stage}/loss", outputs["loss"], batch_size=len(batch.target), sync_dist=True)
+        return outputs
+
+    def validation_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Goodness of the batch's pairs; the keys of :meth:`training_step`. Callbacks turn them into metrics."""
+        return self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """As :meth:`validation_step`."""
+        return self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Scores ``(B, C)`` of a :class:`PairedBatch`, of ``(image, ...)`` or of an image tensor."""
+        if isinstance(batch, PairedBatch):
+            batch = batch.image
+        scores: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
+        return scores
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another network, by the first thing that differs."""
+        theirs, mine = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(mine.keys() | theirs.keys()):
+            shapes = [tuple(s[name].shape) if name in s else "missing" for s in (theirs, mine)]
+            if shapes[0] != shapes[1]:
+                raise CheckpointError(
+                    f"the checkpoint is of another network: {name} is {shapes[0]} there, and {shapes[1]} here."
+                )
+        states = checkpoint.get("optimizer_states")
+        if states and len(states) != len(self.units):
+            raise CheckpointError(f"the checkpoint has {len(states)} optimizers for {len(self.units)} units.")

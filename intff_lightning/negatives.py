@@ -1,0 +1,77 @@
+"""Where negative data comes from.
+
+A source is called once a batch, on the device: ``source(image, target, encoder=..., model=..., generator=...)``.
+"""
+
+from torch import Tensor, nn
+
+from intff_lightning.draws import Draws
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.labels import LabelEncoder
+from intff_lightning.recipe import Recorded
+
+__all__ = ["NegativeSource", "ShuffledLabels", "WrongLabels"]
+
+
+class NegativeSource(Recorded):
+    """Base of negative sources; any callable of this form will do."""
+
+    uses_model: bool = False
+    """Whether the source asks the network, and is to be given it."""
+
+    def __call__(
+        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make k negatives for each of B samples.
+
+        Args:
+            image: ``(B, *)``.
+            target: ``(B,)`` true classes.
+            encoder: puts labels into images; knows ``num_classes``.
+            model: the network in training, in eval mode and without gradients, where ``uses_model`` is set.
+            generator: the draws of these samples in this epoch.
+
+        Returns:
+            Network inputs ``(B * k, *)``, a sample's k in a row, and the classes shown ``(B, k)``, or ``None``.
+        """
+        raise NotImplementedError
+
+
+class WrongLabels(NegativeSource):
+    """The image itself under k different labels, each strictly wrong (about 2 points better than shuffled ones).
+
+    Args:
+        k: negatives per positive, from 1 to ``num_classes - 1``.
+    """
+
+    def __init__(self, k: int = 1) -> None:
+        if k < 1:
+            raise ConfigurationError(f"WrongLabels(k={k}): k is the number of negatives per positive, at least 1.")
+        self.k = k
+
+    def __call__(
+        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`NegativeSource`."""
+        wrong = encoder.num_classes - 1
+        if self.k > wrong:
+            raise ConfigurationError(f"WrongLabels(k={self.k}): of {wrong + 1} classes only {wrong} are wrong.")
+        # distances 1..C-1 from the true label, modulo C, reach every wrong label once
+        offset = generator.integers(wrong, 1) if self.k == 1 else generator.permutations(wrong)[:, : self.k]
+        label = (target.unsqueeze(1) + 1 + offset) % encoder.num_classes
+        return encoder(image.repeat_interleave(self.k, dim=0), label.flatten()), label
+
+
+class ShuffledLabels(NegativeSource):
+    """The image under another sample's label: labels are shuffled over the batch, as in the author's code.
+
+    With C balanced classes about one "negative" in C keeps its true label, and pulls goodness the wrong way: use
+    :class:`WrongLabels` unless the author's figures are to be rebuilt. The shuffle is over the batch of one process.
+    """
+
+    def __call__(
+        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`NegativeSource`."""
+        label = target[generator.shuffle()]
+        return encoder(image, label), label.unsqueeze(1)

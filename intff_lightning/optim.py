@@ -1,0 +1,139 @@
+"""Optimizers and learning-rate schedules of units: factories, and the two classes that torch lacks."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from intff_lightning.errors import ConfigurationError
+
+__all__ = ["CosineDecay", "KerasAdam", "OptimizerFactory", "SchedulerFactory", "make_scheduler"]
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class CosineDecay(LRScheduler):
+    """Half a cosine from the optimizer's learning rate to zero over the whole run, stepped every batch.
+
+    Args:
+        optimizer: whose learning rates are scheduled.
+        total_steps: batches of the run; left at ``None``, the module fills it in.
+        warmup: first part of the run, from 0 to 1, over which the rate rises linearly from zero.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.0) -> None:
+        if total_steps is None or total_steps < 1:
+            raise ConfigurationError(f"CosineDecay needs the length of the run, not total_steps={total_steps}.")
+        if not 0 <= warmup < 1:
+            raise ConfigurationError(f"CosineDecay(warmup={warmup}): a part of the run is needed, 0 <= warmup < 1.")
+        self.total_steps, self.warmup = total_steps, warmup
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rate of every parameter group for the coming step."""
+        warmup = self.warmup * self.total_steps
+        if self.last_epoch < warmup:
+            factor = (self.last_epoch + 1) / (warmup + 1)
+        else:
+            progress = (self.last_epoch - warmup) / (self.total_steps - warmup)
+            factor = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return [base * factor for base in self.base_lrs]
+
+
+def make_scheduler(
+    factory: SchedulerFactory, optimizer: Optimizer, total_steps: float
+) -> tuple[LRScheduler | ReduceLROnPlateau, str]:
+    """Build a schedule, and tell when it is stepped.
+
+    A schedule over the whole run (its class has the argument ``total_steps``, as OneCycleLR has) is given the length
+    of the run where the user left it open, and is stepped every batch; any other is stepped every epoch.
+
+    Args:
+        factory: the user's.
+        optimizer: of one unit.
+        total_steps: batches of the run; infinite where it has no end.
+
+    Returns:
+        The schedule, and ``"step"`` or ``"epoch"``.
+    """
+    parts = (factory.func, *factory.args) if isinstance(factory, functools.partial) else (factory,)
+    cls = next((part for part in parts if isinstance(part, type)), None)
+    if cls is None or "total_steps" not in inspect.signature(cls).parameters:
+        return factory(optimizer), "epoch"
+    keywords = factory.keywords if isinstance(factory, functools.partial) else {}
+    if keywords.get("total_steps") is not None or keywords.get("epochs") is not None:
+        return factory(optimizer), "step"
+    if math.isinf(total_steps):
+        raise ConfigurationError(
+            f"{cls.__name__} needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
+        )
+    return factory(optimizer, total_steps=int(total_steps)), "step"  # type: ignore[call-arg]  # cls has the argument
+
+
+class KerasAdam(Optimizer):
+    r"""Adam as Keras computes it, for the paper's figures: epsilon is added before bias correction.
+
+    .. math:: p \leftarrow p - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
+
+    The author's units share one optimizer object, and so its step counter t: while a unit takes its inner steps the
+    others' counters run on. ``shared_by``, ``inner_steps`` and ``position`` reproduce that with one optimizer a unit.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate; the author's is 0.03.
+        betas: decay of the two moments.
+        eps: Keras's 1e-7.
+        shared_by: units that share the counter.
+        inner_steps: steps of one unit in a row.
+        position: of this unit among them, from 0.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-7,
+        shared_by: int = 1,
+        inner_steps: int = 1,
+        position: int = 0,
+    ) -> None:
+        if not 0 <= position < shared_by or inner_steps < 1:
+            raise ConfigurationError(
+                f"KerasAdam(shared_by={shared_by}, inner_steps={inner_steps}, position={position}): "
+                "position counts from 0 to shared_by - 1, inner_steps from 1."
+            )
+        self.shared_by, self.inner_steps, self.position = shared_by, inner_steps, position
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; ``closure`` as in torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                turn, inner = divmod(state["step"], self.inner_steps)
+                t = (turn * self.shared_by + self.position) * self.inner_steps + inner + 1
+                state["step"] += 1
+                state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
+                state["exp_avg_sq"].lerp_(parameter.grad.square(), 1 - beta2)
+                rate = group["lr"] * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+                parameter.addcdiv_(state["exp_avg"], state["exp_avg_sq"].sqrt().add_(group["eps"]), value=-rate)
+        return loss

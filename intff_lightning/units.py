@@ -1,0 +1,172 @@
+"""Hidden units: one to three layers with a local loss and an optimizer of their own (section 3.2 of the paper)."""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory
+from intff_lightning.recipe import Recorded, build
+
+__all__ = ["DenseUnit", "HiddenUnit", "UnitStack"]
+
+
+class HiddenUnit(Recorded, nn.Module):
+    r"""A unit around any body: :math:`h = f(\operatorname{normalize}(x))`, trained on :math:`L(g(h))` alone.
+
+    Args:
+        body: any module ``(B, *) -> (B, *)``; the last activation belongs to it (the paper ends on ReLU).
+        normalization: of the unit's input; default :class:`~intff_lightning.local.UnitL2`.
+        goodness: of the unit's output; default :class:`~intff_lightning.local.MeanSquares`.
+        loss: default :class:`~intff_lightning.local.SoftplusLoss`.
+        optimizer: of this unit, in place of the module's: ``parameters -> Optimizer``.
+        scheduler: of this unit's learning rate, in place of the module's: ``optimizer -> LRScheduler``.
+        gradient_clip_val: of this unit, in place of the module's.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        normalization: nn.Module | None = None,
+        goodness: Goodness | None = None,
+        loss: LocalLoss | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        gradient_clip_val: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.normalization = UnitL2() if normalization is None else normalization
+        self.goodness = MeanSquares() if goodness is None else goodness
+        self.loss = SoftplusLoss() if loss is None else loss
+        self.optimizer, self.scheduler, self.gradient_clip_val = optimizer, scheduler, gradient_clip_val
+
+    def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """Build the body for inputs ``(B, *input_shape)``; families override it, a given body is returned as it is."""
+        return self.body
+
+    def materialize(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Build the body for this input, once.
+
+        Args:
+            input_shape: of one sample, as the unit before hands it over.
+
+        Returns:
+            Shape of one output sample.
+
+        Raises:
+            ConfigurationError: the body does not accept the input, or the goodness not the output.
+        """
+        self.body = self.make_body(input_shape)
+        mode = self.training
+        self.eval()  # a look at the shapes must not move batch statistics or draw dropout masks
+        try:
+            parameter = next(self.parameters(), torch.empty(0))
+            with torch.no_grad():
+                output = self(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
+                goodness = self.goodness(output)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigurationError(f"cannot take an input of shape {tuple(input_shape)}: {reason}") from None
+        finally:
+            self.train(mode)
+        if goodness.shape[:1] != (2,):
+            raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; (B,) is needed.")
+        return tuple(output.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations ``(B, *)`` of the output neurons, from the input ``(B, *)`` before normalization."""
+        output: Tensor = self.body(self.normalization(x))
+        return output
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """Activations of every layer: the body's children where it is a Sequential, else its output alone."""
+        x = self.normalization(x)
+        if not isinstance(self.body, nn.Sequential):
+            return [self.body(x)]
+        outputs = []
+        for layer in self.body:
+            x = layer(x)
+            outputs.append(x)
+        return outputs
+
+
+def _initialize(layer: nn.Linear, initialization: str) -> nn.Linear:
+    if initialization == "glorot_uniform":
+        nn.init.xavier_uniform_(layer.weight)
+    elif initialization == "kaiming_normal":
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if initialization != "default":
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class DenseUnit(HiddenUnit):
+    """A unit of fully connected layers; inputs of any shape are flattened.
+
+    Args:
+        widths: neurons of each layer. Only the last layer's count for goodness: ``widths=[100, 50]`` is the paper's
+            ``(100,50)``.
+        activation: after every layer, the name of a class of :mod:`torch.nn`; the paper's is ReLU.
+        initialization: of the weights: torch's ``default``, ``glorot_uniform`` (the author's, zero bias) or
+            ``kaiming_normal`` (zero bias).
+        **options: of :class:`HiddenUnit`.
+    """
+
+    def __init__(
+        self,
+        widths: list[int],
+        activation: str = "ReLU",
+        initialization: Literal["default", "glorot_uniform", "kaiming_normal"] = "default",
+        **options: Any,
+    ) -> None:
+        super().__init__(nn.Identity(), **options)
+        if not widths or min(widths) < 1:
+            raise ConfigurationError(f"widths={list(widths)}: one or more layers are needed, each of 1 neuron or more.")
+        if not isinstance(getattr(nn, activation, None), type):
+            raise ConfigurationError(f"activation={activation!r}: torch.nn has no such class; ReLU or GELU, say.")
+        self.widths, self.activation, self.initialization = list(widths), activation, initialization
+
+    def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """``[Linear -> activation]`` for every width, behind a flatten."""
+        sizes = [math.prod(input_shape), *self.widths]
+        layers = [
+            nn.Sequential(_initialize(nn.Linear(size, width), self.initialization), getattr(nn, self.activation)())
+            for size, width in pairwise(sizes)
+        ]
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """Activations of every layer, ``(B, width)`` each."""
+        return super().layers(x)[1:]
+
+
+class UnitStack(nn.ModuleList):
+    """The hidden units of a network, in order.
+
+    Args:
+        units: hidden units, recipes of them, or plain modules, which become the bodies of units.
+
+    Raises:
+        ConfigurationError: there is none, or one is no module.
+    """
+
+    def __init__(self, units: Iterable[Any]) -> None:
+        members = build(list(units))
+        for k, unit in enumerate(members):
+            if not isinstance(unit, nn.Module):
+                raise ConfigurationError(f"unit_{k} is {unit!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
+        if not members:
+            raise ConfigurationError("units is empty: a network needs one hidden unit or more.")
+        super().__init__(unit if isinstance(unit, HiddenUnit) else HiddenUnit(unit) for unit in members)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[HiddenUnit]: ...
+
+        def __getitem__(self, index: int) -> HiddenUnit: ...  # type: ignore[override]  # no slices here
