@@ -1,9 +1,7 @@
 """The command line: ``python -m intff_lightning {fit,validate,test,predict}``."""
 
-import difflib
 import logging
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -26,7 +24,8 @@ import intff_lightning.optim  # noqa: F401  # with these imported, a config may 
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, LastCheckpoint, read_recipes
 from intff_lightning.datamodules import PairedDataModule
-from intff_lightning.errors import ConfigurationError, IntFFError
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.messages import explain, known_options, shorten
 from intff_lightning.module import IntFFModule
 
 __all__ = ["IntFFCLI", "main"]
@@ -49,35 +48,6 @@ class _Parser(LightningArgumentParser):
         sys.exit(2)
 
 
-def known_options(parser: Any) -> list[str]:
-    """Every option of a parser and its subcommands, without the dashes."""
-    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-    if parser._subparsers:
-        for subparser in parser._subparsers._group_actions[0].choices.values():
-            names.update(known_options(subparser))
-    return sorted(names)
-
-
-def shorten(message: str, options: Sequence[str] = ()) -> str:
-    """The part of a parser's message that a person needs, with a guess at what was meant.
-
-    Args:
-        message: of jsonargparse: nested, with every alternative of every type.
-        options: names among which to look for the one that was meant.
-    """
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    wanted = ("not expected", "not accepted", "Unrecognized", "Expected", "Invalid", "No such", "nable to", "required")
-    telling = [line for line in lines[1:] if any(word in line for word in wanted) and "NoneType" not in line]
-    kept = [lines[0][:300], *telling[:2]]
-    unknown = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is not|[Uu]nrecognized arguments?: --([\w.]+)", message)
-    if unknown:
-        name = next(group for group in unknown.groups() if group)
-        near = difflib.get_close_matches(name, [*options, *(o.rpartition(".")[2] for o in options)], n=1, cutoff=0.6)
-        if near:
-            kept.append(f"Did you mean {near[0]}?")
-    return "\n".join(dict.fromkeys(line[:300] for line in kept))
-
-
 class _Interruption(Callback):
     """Notes a Ctrl-C, which Lightning turns into a plain exit."""
 
@@ -89,6 +59,10 @@ class _Interruption(Callback):
 
 class IntFFCLI(LightningCLI):
     """LightningCLI with the package's callbacks and loggers by default, and a test of the best weights after fit."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Without abbreviations: a mistyped option must not pass for another."""
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what a checkpoint knows of its network and data goes before the user's own arguments."""
@@ -152,7 +126,7 @@ class IntFFCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Lightning's own table would repeat ours."""
-        self.config[self.subcommand]["verbose"] = False
+        self.config_init[self.subcommand]["verbose"] = False
 
     before_test = before_validate
 
@@ -208,6 +182,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",  # data in memory needs none
         ".*isinstance\\(treespec, LeafSpec\\).*",  # torch about Lightning
         ".*could not find the monitored key.*",  # without validation data the last weights are kept
+        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of them
         ".*smaller than the logging interval.*",
         ".*exists and is not empty.*",  # two loggers share their folder on purpose
     ):
@@ -249,12 +224,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("INTFF_TRACEBACK"):
             raise
-        if isinstance(error, IntFFError):
-            text = str(error)
-        else:
-            lines = [line for line in str(error).splitlines() if line.strip()][:2] or [type(error).__name__]
-            text = "\n".join([*(line[:300] for line in lines), "(INTFF_TRACEBACK=1 shows where.)"])
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {explain(error)}", markup=False)
         return 1
     if interruption.happened:
         sys.stderr.write("interrupted; go on with fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")

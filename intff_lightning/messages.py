@@ -1,0 +1,74 @@
+"""Error messages for people: what is wrong, and what was meant."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from intff_lightning.errors import IntFFError
+from intff_lightning.recipe import Recorded
+
+__all__ = ["explain", "known_options", "shorten"]
+
+_WIDTH = 300
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    subclass: type
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def known_options(parser: Any) -> list[str]:
+    """Every option of a parser and its subcommands, and every argument of the package's configurable classes."""
+    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if parser._subparsers:
+        for subparser in parser._subparsers._group_actions[0].choices.values():
+            names.update(known_options(subparser))
+    for cls in _subclasses(Recorded):
+        names.update(inspect.signature(cls).parameters)
+    return sorted(names)
+
+
+def shorten(message: str, options: Sequence[str] = ()) -> str:
+    """The part of the parser's message that a person needs, with a guess at what was meant.
+
+    Args:
+        message: of jsonargparse; nested, with a line for every alternative of every type.
+        options: names among which to look for the one that was meant.
+    """
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    missing = re.search(r"Expected a dot import path string: (\S+)", message)
+    unknown = re.search(
+        r"[Oo]ption '([\w.]+)'|[Kk]ey ['\"]([\w.]+)['\"] is not|[Uu]nrecognized arguments?: --([\w.]+)", message
+    )
+    required = re.search(r"arguments? (?:is|are) required: (.*)", message)
+    if missing:
+        where = re.search(r'[Kk]ey "([\w.]+)"', message)
+        text = f"{where.group(1) + ': ' if where else ''}there is no class {missing.group(1)}."
+        return text + _guess(missing.group(1), [cls.__name__ for cls in _subclasses(Recorded)])
+    if unknown:
+        name = next(group for group in unknown.groups() if group)
+        short = {option.rpartition(".")[2] for option in options}
+        return f"there is no option {name}." + _guess(name, [*options, *short])
+    if required:
+        return f"{lines[0][:_WIDTH]}\nGive a config file, --config configs/digits.yaml for example, or a checkpoint."
+    return "\n".join(line[:_WIDTH] for line in lines[:3])
+
+
+def _guess(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def explain(error: BaseException) -> str:
+    """The message of an exception, or of the package's own error behind it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, IntFFError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    lines = [line for line in str(error).splitlines() if line.strip()][:2] or [type(error).__name__]
+    return "\n".join([*(line[:_WIDTH] for line in lines), "(INTFF_TRACEBACK=1 shows where.)"])
