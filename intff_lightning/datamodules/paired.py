@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -204,13 +205,13 @@ class PairedDataModule(Recorded, L.LightningDataModule):
     def _loader(self, part: Part) -> Any:
         if self.inner is not None:
             if not is_overridden(f"{part}_dataloader", self.inner, L.LightningDataModule):
-                return []
+                return _nothing()
             return getattr(self.inner, f"{part}_dataloader")()
         dataset = self.dataset(part)
         if dataset is None:
             if part in ("test", "predict", "train"):
                 raise ConfigurationError(f"there is no {part} data: PairedDataModule(..., {part}=a dataset).")
-            return []
+            return _nothing()
         in_memory = isinstance(dataset, InMemoryDataset)
         sampler = SeededSampler(
             len(dataset),  # type: ignore[arg-type]  # map-style
@@ -359,6 +360,12 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         self.seed = state["seed"]
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
+
+
+def _nothing() -> list[Any]:
+    """No loader, and no warning of it: the user asked for none."""
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    return []
 
 
 def _as_float(image: Tensor) -> Tensor:
