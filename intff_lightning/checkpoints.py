@@ -64,15 +64,8 @@ def read_recipes(path: str | Path) -> dict[str, dict[str, Any]]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        found = {name: dict(checkpoint.get(f"{key}hyper_parameters") or {}) for name, key in _KEYS.items()}
+        recipes: dict[str, dict[str, Any]] = checkpoint.get("recipes", {})
     except Exception as error:  # whatever a damaged file makes of torch's reader
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged ({reason}).") from None
-    return {
-        name: {"class_path": hparams.pop("_class_path"), "init_args": hparams}
-        for name, hparams in found.items()
-        if "_class_path" in hparams
-    }
-
-
-_KEYS = {"model": "", "data": "datamodule_"}
+    return recipes

@@ -1,5 +1,6 @@
 """The command line: ``python -m intff_lightning {fit,validate,test,predict}``."""
 
+import argparse
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import yaml
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -38,6 +40,10 @@ _EXAMPLES = """Train networks with the Integrated Forward-Forward algorithm: loc
   python -m intff_lightning predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
 
 Every argument of a config file can be given as an option, and `COMMAND --config FILE --print_config` shows them all."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of the examples."""
 
 
 class _Parser(LightningArgumentParser):
@@ -209,7 +215,11 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=_Parser,
-            parser_kwargs={"prog": "python -m intff_lightning", "description": _EXAMPLES},
+            parser_kwargs={
+                "prog": "python -m intff_lightning",
+                "description": _EXAMPLES,
+                "formatter_class": _Help,
+            },
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [interruption]},
             seed_everything_default=0,

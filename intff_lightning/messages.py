@@ -51,8 +51,10 @@ def shorten(message: str, options: Sequence[str] = ()) -> str:
         return text + _guess(missing.group(1), [cls.__name__ for cls in _subclasses(Recorded)])
     if unknown:
         name = next(group for group in unknown.groups() if group)
-        short = {option.rpartition(".")[2] for option in options}
-        return f"there is no option {name}." + _guess(name, [*options, *short])
+        short = {part for option in options for part in option.split(".")}
+        guess = _guess(name, [*options, *short])
+        wrong = [part for part in name.split(".") if part not in short]
+        return f"there is no option {name}." + (guess or (_guess(wrong[0], sorted(short)) if wrong else ""))
     if required:
         return f"{lines[0][:_WIDTH]}\nGive a config file, --config configs/digits.yaml for example, or a checkpoint."
     return "\n".join(line[:_WIDTH] for line in lines[:3])

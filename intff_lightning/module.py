@@ -23,7 +23,7 @@ from intff_lightning.errors import CheckpointError, ConfigurationError, DataErro
 from intff_lightning.labels import LabelEncoder, LabelOverlay
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch
-from intff_lightning.recipe import Recorded, build, recipe, record
+from intff_lightning.recipe import Recorded, build, recipe, recipe_of, record
 from intff_lightning.units import HiddenUnit, UnitStack
 
 __all__ = ["IntFFModule"]
@@ -190,8 +190,15 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
-        size = len(batch.target)
-        self.log("train/loss", outputs["loss"], on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log(
+            "train/loss",
+            outputs["loss"],
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            sync_dist=True,  # once, at the end of the epoch
+            batch_size=len(batch.target),
+        )
         return outputs
 
     def _inputs(self, batch: PairedBatch) -> Tensor:
@@ -328,6 +335,15 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         return scores
 
     # ---------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how the network and its data were built, in plain values whatever a subclass saved."""
+        recipes = {"model": recipe_of(self)}
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, Recorded):
+            recipes["data"] = recipe_of(datamodule)
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
+        checkpoint["recipes"] = recipes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another network, by the first thing that differs."""

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from intff_lightning.errors import CheckpointError
 
-__all__ = ["NoRecipeError", "Recorded", "build", "recipe", "record"]
+__all__ = ["NoRecipeError", "Recorded", "build", "recipe", "recipe_of", "record"]
 
 T = TypeVar("T", bound="Recorded")
 
@@ -117,7 +117,7 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
         logger: send the hyperparameters to the loggers.
         **defaults: hyperparameters that are settled later.
     """
-    plain: dict[str, Any] = {**defaults, "_class_path": f"{type(owner).__module__}.{type(owner).__qualname__}"}
+    plain = dict(defaults)
     lost = []
     for name, value in owner.init_arguments().items():
         try:
@@ -131,3 +131,14 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
         plain.update({name: given[name] for name in lost if name in given})
         owner.hparams.clear()
     owner.save_hyperparameters(plain, logger=logger)
+
+
+def recipe_of(owner: Any) -> dict[str, Any]:
+    """Recipe of a module or datamodule from its hyperparameters; what has no recipe is ``None`` in it."""
+    arguments = {}
+    for name, value in owner.hparams.items():
+        try:
+            arguments[name] = recipe(value)
+        except NoRecipeError:
+            arguments[name] = None
+    return {"class_path": f"{type(owner).__module__}.{type(owner).__qualname__}", "init_args": arguments}

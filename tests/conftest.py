@@ -95,7 +95,9 @@ def batches():
         for _ in range(count):
             image = torch.rand(size, *shape, generator=generator, dtype=dtype)
             target = torch.randint(classes, (size,), generator=generator)
-            wrong = (target[:, None] + 1 + torch.rand(size, classes - 1, generator=generator).argsort(1)[:, :k]) % classes
+            wrong = (
+                target[:, None] + 1 + torch.rand(size, classes - 1, generator=generator).argsort(1)[:, :k]
+            ) % classes
             negative = encoder(image.repeat_interleave(k, 0), wrong.flatten())
             made.append(PairedBatch(encoder(image, target), negative, image, target, wrong))
         return DataLoader(made, batch_size=None)  # a bare list would be taken for several loaders

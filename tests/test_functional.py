@@ -1,5 +1,6 @@
 """The paper's equations: hand-computed values, float64 gradients, extremes."""
 
+import itertools
 import math
 
 import pytest
@@ -87,4 +88,4 @@ def test_the_loss_falls_under_plain_gradient_descent():
         weight.data -= 0.05 * gradient
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
-    assert all(later <= earlier + 1e-6 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(losses))

@@ -99,10 +99,7 @@ def test_random_shift_moves_whole_images():
     seen = set()
     for i in range(200):
         matches = [
-            (r, c)
-            for r in range(3)
-            for c in range(3)
-            if torch.equal(shifted[i], padded[i, :, r : r + 5, c : c + 6])
+            (r, c) for r in range(3) for c in range(3) if torch.equal(shifted[i], padded[i, :, r : r + 5, c : c + 6])
         ]
         assert len(matches) == 1
         seen.add(matches[0])

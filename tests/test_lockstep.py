@@ -19,9 +19,7 @@ SGD = functools.partial(torch.optim.SGD, lr=0.5, momentum=0.9)
 
 
 @pytest.mark.parametrize("units", [1, 2, 5])
-@pytest.mark.parametrize(
-    ("update", "handover"), [("immediate", "before"), ("immediate", "after"), ("joint", "before")]
-)
+@pytest.mark.parametrize(("update", "handover"), [("immediate", "before"), ("immediate", "after"), ("joint", "before")])
 @pytest.mark.parametrize("inner_steps", [1, 3])
 @pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
 def test_weights_equal_a_plain_loop_in_float64(
@@ -91,7 +89,11 @@ def _author(name, optimizer, tiny_mnist, trainer, monkeypatch, dtype=torch.float
                 getattr(layer[0], part).data = torch.as_tensor(recorded[f"init/unit_{i}/layer_{j}/{part}"], dtype=dtype)
     trainer(max_epochs=3).fit(module, data)
     difference = max(
-        float((getattr(layer[0], part).detach() - torch.as_tensor(recorded[f"after_3/unit_{i}/layer_{j}/{part}"])).abs().max())
+        float(
+            (getattr(layer[0], part).detach() - torch.as_tensor(recorded[f"after_3/unit_{i}/layer_{j}/{part}"]))
+            .abs()
+            .max()
+        )
         for i, unit in enumerate(module.units)
         for j, layer in enumerate(list(unit.body)[1:])
         for part in ("weight", "bias")

@@ -56,7 +56,7 @@ class TrainingFigures(Callback):
         figure, axes = _figure()
         classes = len(counts)
         share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        axes.imshow(share, cmap="Greys", vmin=0, vmax=1)
+        axes.imshow(share.numpy(), cmap="Greys", vmin=0, vmax=1)
         if classes <= 20:
             for row in range(classes):
                 for column in range(classes):

@@ -58,7 +58,7 @@ class _Sums:
         if self.auroc is not None:
             counts = self.auroc.confmat
             self.auroc.confmat = packed[self.sums.numel() :].view_as(counts).to(counts.dtype)
-            means["goodness/auroc"] = self.auroc.compute()
+            means["goodness/auroc"] = self.auroc.compute().reshape(-1)  # a bare number for one unit
         return means
 
 

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -78,7 +79,8 @@ class LinearProbe(Callback):
         modes = {part: part.training for part in module.modules()}
         module.eval()
         try:
-            with torch.inference_mode(False), torch.enable_grad():  # Lightning evaluates in inference mode
+            # Lightning evaluates in inference mode; other people's loaders draw from the global generator
+            with torch.inference_mode(False), torch.enable_grad(), isolate_rng():
                 self._train(trainer, module)
         finally:
             for part, mode in modes.items():
@@ -106,11 +108,13 @@ class LinearProbe(Callback):
         source: Any = getattr(trainer, "datamodule", None) or module
         source.setup("fit")
         for batch in source.train_dataloader():
+            batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
             batch = source.transfer_batch_to_device(batch, module.device, 0)
             image, target = image_and_target(source.on_after_batch_transfer(batch, 0))
             with torch.no_grad():
-                yield self._embed(module, image), target
+                features = self._embed(module, image)
+            yield features, target
 
     def _embed(self, module: Any, image: Tensor) -> Tensor:
         features: Tensor = module.embed(image, label=self.label, hidden=self.hidden)

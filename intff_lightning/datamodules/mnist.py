@@ -25,15 +25,21 @@ class MNISTDataModule(PairedDataModule):
         data_dir: folder in torchvision's layout (``MNIST/raw/...``); default ``$INTFF_DATA_DIR``, else ``data``.
         download: fetch what is missing.
         val_size: 5,000 by default; 0 trains on all 60,000.
+        num_classes: of the set.
         **options: of :class:`PairedDataModule`.
     """
 
     source: ClassVar[type[MNIST]] = MNIST
 
     def __init__(
-        self, data_dir: str | None = None, download: bool = True, val_size: float = 5000, **options: Any
+        self,
+        data_dir: str | None = None,
+        download: bool = True,
+        val_size: float = 5000,
+        num_classes: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(val_size=val_size, **{"num_classes": 10, **options})
+        super().__init__(val_size=val_size, num_classes=num_classes, **options)
         self.data_dir = Path(data_dir or os.environ.get("INTFF_DATA_DIR") or "data")
         self.download = download
 

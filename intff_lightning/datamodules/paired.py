@@ -93,6 +93,8 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         self._datasets: dict[Part, Dataset[Any] | None] = {}
         self._num_classes = num_classes
         self._input_shape: tuple[int, ...] | None = None
+        self._train_loader: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None
         record(self, logger=False)
 
     # ---------------------------------------------------------------- datasets
@@ -221,15 +223,21 @@ class PairedDataModule(Recorded, L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        loader = ResumableLoader if part == "train" else DataLoader
-        return loader(
+        loader = (ResumableLoader if part == "train" else DataLoader)(
             dataset if in_memory else IndexedDataset(dataset),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            generator=torch.Generator(),  # or every pass over a loader would shift the global random state
             collate_fn=InMemoryDataset.collate if in_memory else None,
             pin_memory=self.num_workers > 0 and torch.cuda.is_available(),
         )
+        if isinstance(loader, ResumableLoader) and self.trainer is not None and self.trainer.training:
+            self._train_loader = loader  # the one that trains, and not a probe's
+            if self._position is not None:
+                loader.load_state_dict(self._position)
+                self._position = None
+        return loader
 
     def train_dataloader(self) -> Any:
         """Batches in the order of (seed, epoch)."""
@@ -276,7 +284,8 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         if self.inner is not None:
             batch = self.inner.on_after_batch_transfer(batch, dataloader_idx)
         if self.trainer.predicting:
-            return _as_float(batch[0] if isinstance(batch, list | tuple) else batch)
+            image = batch[0] if isinstance(batch, list | tuple) else batch
+            return _as_float(image, self.trainer.lightning_module)
         image, target = batch[:2]
         index = batch[2] if self.inner is None else self._numbers(len(target), dataloader_idx).to(target.device)
         return self.pair(image, target, index, training=bool(self.trainer.training))
@@ -294,7 +303,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         # the parts of the data count their samples from 0 each, and must not share draws
         generator = Draws(self.seed or 0, epoch, index if training else ~index)
         module = self.trainer.lightning_module if self.trainer else None
-        image = _as_float(image)
+        image = _as_float(image, module)
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
         encoder = self._encoder(module)
@@ -352,12 +361,17 @@ class PairedDataModule(Recorded, L.LightningDataModule):
             self.inner.on_exception(exception)
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed in force, and the wrapped datamodule's state."""
-        return {"seed": self.seed, "inner": {} if self.inner is None else self.inner.state_dict()}
+        """The seed in force, the place in the epoch, and the wrapped datamodule's state."""
+        return {
+            "seed": self.seed,
+            # kept here as well as by Lightning, which forgets it where a schedule asks for the length of the run
+            "position": None if self._train_loader is None else self._train_loader.state_dict(),
+            "inner": {} if self.inner is None else self.inner.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the checkpoint's draws."""
-        self.seed = state["seed"]
+        self.seed, self._position = state["seed"], state["position"]
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
 
@@ -368,8 +382,9 @@ def _nothing() -> list[Any]:
     return []
 
 
-def _as_float(image: Tensor) -> Tensor:
-    return image if image.is_floating_point() else image.float() / 255
+def _as_float(image: Tensor, module: Any) -> Tensor:
+    """Pixels in [0, 1], in the network's precision; Lightning has converted those that are floating point already."""
+    return image if image.is_floating_point() else image.to(getattr(module, "dtype", torch.float32)) / 255
 
 
 @contextlib.contextmanager

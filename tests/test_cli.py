@@ -1,0 +1,194 @@
+"""The command line as its users meet it: every shipped config, help, wrong input."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from intff_lightning.cli import main
+from intff_lightning.messages import shorten
+
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+DIGITS = str(ROOT / "configs/digits.yaml")
+
+
+def _small(config, tiny_mnist):
+    """Options that make a shipped config small: its own network and data, on 500 images."""
+    data = yaml.safe_load(config.read_text())["data"]
+    options = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
+    if "MNIST" in data["class_path"]:
+        options += ["--data.data_dir", str(tiny_mnist)]
+        if data["init_args"].get("val_size") != 0:
+            options += ["--data.val_size", "100"]
+    return options
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_fits(config, tiny_mnist, capsys):
+    assert main(["fit", "--config", str(config), *_small(config, tiny_mnist)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "epoch 2/2  loss " in printed.out
+    assert "network" in printed.out
+    log = Path("lightning_logs/version_0")
+    for made in ("metrics.csv", "config.yaml", "checkpoints/last.ckpt", "figures/local_loss.png"):
+        assert (log / made).is_file()
+        if made != "config.yaml":
+            assert str(log / made).partition("/figures/")[0] in printed.out
+    with (log / "metrics.csv").open() as file:
+        names = next(csv.reader(file))
+    assert {"train/loss/unit_0", "goodness/positive/unit_0", "test/accuracy"} <= set(names)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_survives_a_fast_dev_run(config, tiny_mnist):
+    assert main(["fit", "--config", str(config), *_small(config, tiny_mnist), "--trainer.fast_dev_run", "true"]) == 0
+    assert not Path("lightning_logs").exists()
+
+
+def test_options_reach_their_classes(capsys):
+    options = ["--model.update", "joint", "--model.inner_steps", "2", "--data.batch_size", "50"]
+    assert main(["fit", "--config", DIGITS, *options, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["update"] == "joint"
+    assert printed["model"]["init_args"]["inner_steps"] == 2
+    assert printed["data"]["init_args"]["batch_size"] == 50
+
+
+def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text(
+        "trainer: {max_epochs: 1, callbacks: "
+        "[{class_path: intff_lightning.callbacks.LinearProbe, init_args: {epochs: 1}}]}"
+    )
+    assert main(["fit", "--config", DIGITS, "--config", "more.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "linear probe" in printed
+    assert "metrics.csv" in printed
+
+
+def test_runs_do_not_overwrite_each_other(capsys):
+    for _ in range(2):
+        assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1"]) == 0
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0", "version_1"]
+
+
+def test_help_is_for_people(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "fit --config configs/digits.yaml" in text
+    assert len(text.splitlines()) < 40
+
+
+def test_without_validation_data_the_last_weights_are_tested_and_said_so(tiny_mnist, capsys):
+    config = ROOT / "configs/mnist.yaml"
+    options = ["--data.data_dir", str(tiny_mnist), "--data.val_size", "0", "--trainer.max_epochs", "1"]
+    assert main(["fit", "--config", str(config), *options]) == 0
+    assert "the last weights are tested" in capsys.readouterr().out
+
+
+def _edited(tmp_path, old, new):
+    text = Path(DIGITS).read_text()
+    assert old in text
+    (tmp_path / "edited.yaml").write_text(text.replace(old, new, 1))
+    return "edited.yaml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("max_epochs", "max_epocs", "Did you mean trainer.max_epochs?"),
+        ("optimizer:", "optimiser:", "Did you mean optimizer?"),
+        ("DenseUnit", "DensUnit", "there is no class DensUnit. Did you mean DenseUnit?"),
+        ("IntFFModule", "IntFModule", "Did you mean IntFFModule?"),
+        ("WrongLabels", "WrongLabel", "Did you mean WrongLabels?"),
+        ("widths: [200, 200]", "widths: []", "widths=[]: one or more layers are needed"),
+        ("widths: [200, 200]", "widths: [0]", "widths=[0]: one or more layers are needed"),
+        ("widths: [200, 200]", "widths: [-3]", "widths=[-3]: one or more layers are needed"),
+        ("widths: [200, 200]", "width: [3]", "there is no option width. Did you mean widths?"),
+        ("k: 3", "k: 0", "k is the number of negatives per positive, at least 1"),
+        ("k: 3", "k: 12", "of 10 classes only 9 are wrong"),
+        ("batch_size: ", "pad: -1\n    batch_size: ", "36 pixels"),
+        ("units:", "units: {", "Problems parsing config"),
+    ],
+)
+def test_mistakes_in_a_config(old, new, expected, tmp_path, capsys):
+    if expected == "36 pixels":  # 6x6 is enough for ten labels
+        assert main(["fit", "--config", _edited(tmp_path, old, new), "--trainer.fast_dev_run", "true"]) == 0
+        return
+    assert main(["fit", "--config", _edited(tmp_path, old, new), "--trainer.max_epochs", "1"]) != 0
+    message = capsys.readouterr().err
+    assert expected in message
+    assert 1 <= len(message.strip().splitlines()) <= 4
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["fit", "--config", DIGITS, "--trainer.max_epoch", "3"], 2, "Did you mean trainer.max_epochs?"),
+        (["fit", "--config", DIGITS, "--model.updat", "joint"], 2, "Did you mean update?"),
+        (["fit", "--config", DIGITS, "--model.update", "both"], 2, "Got value: both"),
+        (["fit", "--config", DIGITS, "--data.batch_siz", "3"], 2, "Did you mean batch_size?"),
+        (["fit", "--config", "none.yaml"], 2, "none.yaml"),
+        (["fit"], 2, "Give a config file"),
+        (["fitt", "--config", DIGITS], 2, "fitt"),
+        (["predict", "--ckpt_path", "none.ckpt"], 1, "there is no file none.ckpt"),
+        (["fit", "--config", DIGITS, "--trainer.default_root_dir", "/dev/null/logs"], 1, "cannot be written"),
+        (["fit", "--config", DIGITS, "--data.pad", "-4"], 1, "the overlay of 10 labels"),
+        (["fit", "--config", DIGITS, "--data.val_size", "5000"], 1, "leaves nothing of 1437"),
+        (["fit", "--config", DIGITS, "--data.num_classes", "7"], 1, "labels must be 0 to 6"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, code, expected, capsys):
+    assert main(arguments) == code
+    message = capsys.readouterr().err
+    assert expected in message
+    assert 1 <= len(message.strip().splitlines()) <= 4
+    assert "Traceback" not in message
+
+
+def test_missing_and_damaged_data(tiny_mnist, tmp_path, capsys):
+    config = str(ROOT / "configs/mnist.yaml")
+    arguments = ["fit", "--config", config, "--data.download", "false", "--data.data_dir", "nowhere"]
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "MNIST: there is none under" in message
+    assert "--data.data_dir DIR" in message
+
+    shutil.copytree(tiny_mnist, tmp_path / "data")
+    labels = tmp_path / "data/MNIST/raw/train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:100])
+    assert main(["fit", "--config", config, "--data.data_dir", "data"]) == 1
+    message = capsys.readouterr().err
+    assert "incomplete or damaged" in message
+    assert len(message.strip().splitlines()) <= 4
+
+
+def test_divergence_ends_with_the_units_name(capsys, tmp_path):
+    config = _edited(
+        tmp_path,
+        "{class_path: torch.optim.Adam, init_args: {lr: 0.002, fused: true}}",
+        "{class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}",
+    )
+    assert main(["fit", "--config", config]) == 1
+    message = capsys.readouterr().err
+    assert "unit_0 diverged" in message
+    assert "last finite step" in message
+    kept = list(Path("lightning_logs/version_0").rglob("*.ckpt"))
+    assert kept == []  # no checkpoint of weights that are not numbers
+
+
+def test_a_process_of_its_own_says_nothing_else_on_stderr():
+    arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", DIGITS, "--model.vote", "[7]"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: vote=[7]: units are numbered 0 to 1, one or more vote.\n"
+
+
+def test_shorten_keeps_unknown_messages_short():
+    assert len(shorten("\n".join(["x" * 500] * 50)).splitlines()) <= 3
