@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from intff_lightning.errors import CheckpointError
 
-__all__ = ["AtomicCheckpointIO", "LastCheckpoint", "read_recipes"]
+__all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint", "read_recipes"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -38,8 +38,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the weights of the highest value of a metric."""
+
+    state_key = "BestCheckpoint"  # Lightning asks for it at every hook, and its own takes a while to make
+
+    def __init__(self, monitor: str = "val/accuracy") -> None:
+        super().__init__(monitor=monitor, mode="max", filename="best")
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: the weights after every epoch, and those of the moment of a Ctrl-C."""
+
+    state_key = "LastCheckpoint"
 
     def __init__(self) -> None:
         super().__init__(filename="last", save_on_train_epoch_end=True, save_on_exception=True)

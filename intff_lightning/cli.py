@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -24,7 +25,7 @@ import intff_lightning.datamodules
 import intff_lightning.negatives
 import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
-from intff_lightning.checkpoints import AtomicCheckpointIO, LastCheckpoint, read_recipes
+from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, read_recipes
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.messages import explain, known_options, shorten
@@ -52,15 +53,6 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"error: {shorten(message, known_options(self))}\n")
         sys.exit(2)
-
-
-class _Interruption(Callback):
-    """Notes a Ctrl-C, which Lightning turns into a plain exit."""
-
-    happened = False
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.happened = isinstance(exception, KeyboardInterrupt)
 
 
 class IntFFCLI(LightningCLI):
@@ -96,7 +88,8 @@ class IntFFCLI(LightningCLI):
                 config["logger"].append(TensorBoardLogger(root, version=table.version))
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, list) else [given]
-        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), ours.ResultTable()]
+        report = ours.TerminalReport(epoch_lines=not terminal)
+        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
         if self.subcommand == "fit" and not quick:
@@ -104,11 +97,12 @@ class IntFFCLI(LightningCLI):
             if config.get("enable_checkpointing") is not False and not any(
                 isinstance(callback, ModelCheckpoint) for callback in given
             ):
-                best = ModelCheckpoint(monitor="val/accuracy", mode="max", filename="best")
-                defaults += [best, LastCheckpoint()]
+                defaults += [BestCheckpoint(), LastCheckpoint()]
         if not terminal:
             config["enable_progress_bar"] = False
-            defaults.append(ours.EpochLine())
+        config.setdefault("enable_model_summary", None)
+        if config["enable_model_summary"] is None:  # ours says more of the units
+            config["enable_model_summary"] = False
         kinds = {type(callback) for callback in given}
         config["callbacks"] = given + [callback for callback in defaults if type(callback) not in kinds]
         plugins = config.get("plugins") or []
@@ -122,16 +116,27 @@ class IntFFCLI(LightningCLI):
         """Test the best weights, and say where everything is."""
         trainer, config = self.trainer, self.config["fit"]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if trainer.checkpoint_callback else ""
+        paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
         if config["test_after_fit"] and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             if not best or not Path(best).is_file():
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
         if trainer.is_global_zero and trainer.log_dir:
-            paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
             _say_where(Path(trainer.log_dir), [Path(path) for path in paths if path])
 
+    def before_fit(self) -> None:
+        """Keep the configuration beside the results."""
+        log_dir = self.trainer.log_dir
+        if log_dir and self.trainer.is_global_zero and self.trainer.loggers:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            config = Path(log_dir) / "config.yaml"
+            self._parser(self.subcommand).save(self.config[self.subcommand], config, overwrite=True, skip_none=False)
+
+    before_predict = before_fit
+
     def before_validate(self) -> None:
-        """Lightning's own table would repeat ours."""
+        """As before a fit; Lightning's own table of results would repeat ours."""
+        self.before_fit()
         self.config_init[self.subcommand]["verbose"] = False
 
     before_test = before_validate
@@ -193,6 +198,8 @@ def _quiet() -> None:
         ".*exists and is not empty.*",  # two loggers share their folder on purpose
     ):
         warnings.filterwarnings("ignore", message=message)
+    if not torch.cuda.is_available():  # Lightning has every optimizer step ask the driver's library again
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 
@@ -206,10 +213,11 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    interruption = _Interruption()
     _quiet()
+    cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
     try:
-        IntFFCLI(
+        IntFFCLI.__init__(
+            cli,
             IntFFModule,
             PairedDataModule,
             subclass_mode_model=True,
@@ -220,23 +228,21 @@ def main(args: Sequence[str] | None = None) -> int:
                 "description": _EXAMPLES,
                 "formatter_class": _Help,
             },
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [interruption]},
+            save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             args=argv,
         )
-    except KeyboardInterrupt:
-        interruption.happened = True
-    except SystemExit as stop:
-        if not interruption.happened:
-            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns a Ctrl-C into a plain exit
+        trainer = getattr(cli, "trainer", None)
+        if isinstance(stop, KeyboardInterrupt) or (trainer is not None and trainer.interrupted):
+            sys.stderr.write("interrupted; go on with fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")
+            return 130
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
         if os.environ.get("INTFF_TRACEBACK"):
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {explain(error)}", markup=False)
         return 1
-    if interruption.happened:
-        sys.stderr.write("interrupted; go on with fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")
-        return 130
     return 0

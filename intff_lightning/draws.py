@@ -12,9 +12,24 @@ from torch import Tensor
 
 __all__ = ["Draws", "splitmix64"]
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as signed 64-bit integers, which wrap around like unsigned ones
-_MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX2 = 0x94D049BB133111EB - (1 << 64)
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as a signed integer: those of torch wrap around like unsigned ones."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix(state: int) -> int:
+    """:func:`splitmix64` of one number, in Python: a tensor for it would cost fifty times as much."""
+    mask = (1 << 64) - 1
+    z = (state + _GOLDEN) & mask
+    z = ((z ^ (z >> 30)) * _MIX1) & mask
+    z = ((z ^ (z >> 27)) * _MIX2) & mask
+    return z ^ (z >> 31)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -25,6 +40,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 def splitmix64(state: Tensor) -> Tensor:
     """One output of the SplitMix64 generator for every state (Steele, Lea and Flood 2014).
 
+    The generator's n-th output, from 0, is that of ``state + n * 0x9E3779B97F4A7C15``.
+
     Args:
         state: int64 of any shape.
 
@@ -34,14 +51,14 @@ def splitmix64(state: Tensor) -> Tensor:
     >>> splitmix64(torch.tensor([0])).item() == 0xE220A8397B1DCDAF - (1 << 64)  # Vigna's reference value for seed 0
     True
     """
-    z = state + _GOLDEN
-    z = (z ^ _shift_right(z, 30)) * _MIX1
-    z = (z ^ _shift_right(z, 27)) * _MIX2
+    z = state + _signed(_GOLDEN)
+    z = (z ^ _shift_right(z, 30)) * _signed(_MIX1)
+    z = (z ^ _shift_right(z, 27)) * _signed(_MIX2)
     return z ^ _shift_right(z, 31)
 
 
 class Draws:
-    """Random numbers for one batch of samples.
+    """Random numbers for one batch of samples: a SplitMix64 generator for each, all advanced at once.
 
     Every call is a new, independent draw; two objects made with equal arguments give equal numbers.
 
@@ -52,10 +69,9 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor) -> None:
-        key = splitmix64(torch.tensor([seed, epoch], dtype=torch.int64))
-        # chained, not added: neighbouring seeds and epochs must not share draws
-        self._state = splitmix64(index.to(torch.int64) ^ splitmix64(key[:1] * 31 + key[1:]).to(index.device))
-        self._stream = 0
+        # hashed one after the other, not added: neighbouring seeds, epochs and samples must not share draws
+        self._state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ epoch)))
+        self._drawn = 0
 
     @property
     def device(self) -> torch.device:
@@ -64,11 +80,10 @@ class Draws:
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform 64-bit integers, int64 ``(B, *shape)``."""
-        self._stream += 1
         size = math.prod(shape)
-        lane = torch.arange(size, dtype=torch.int64, device=self.device)
-        stream = splitmix64(self._state + self._stream)
-        return splitmix64(stream.unsqueeze(1) ^ splitmix64(lane)).view(-1, *shape)
+        step = torch.arange(self._drawn, self._drawn + size, device=self.device) * _signed(_GOLDEN)
+        self._drawn += size
+        return splitmix64(self._state.unsqueeze(1) + step).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform float32 in [0, 1), ``(B, *shape)``."""

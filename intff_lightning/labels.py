@@ -5,7 +5,6 @@ The encoder belongs to the module (it is what the network learned to read) and i
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
@@ -72,8 +71,11 @@ class LabelOverlay(LabelEncoder):
         overlaid = image.flatten(1).clone()
         overlaid[:, : self.num_classes] = 0
         if label is not None:
-            value = image.flatten(1).amax(1) if self.intensity is None else overlaid.new_full((), self.intensity)
-            overlaid[torch.arange(len(image), device=image.device), label] = value
+            if self.intensity is None:
+                value = image.flatten(1).amax(1, keepdim=True)
+            else:
+                value = overlaid.new_full((len(image), 1), self.intensity)
+            overlaid.scatter_(1, label.unsqueeze(1), value)
         return overlaid.view_as(image)
 
     def extra_repr(self) -> str:

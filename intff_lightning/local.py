@@ -102,8 +102,9 @@ class LocalLoss(Recorded, nn.Module):
             positive: ``(B,)`` goodness of positive data.
             negative: ``(B, k)`` goodness of negative data, or ``None``.
             target: ``(B,)`` true classes.
-            others: ``(B, 1 + k)`` goodness of the units before this one, summed and detached, positive first;
-                ``None`` for the first unit. For losses in which layers collaborate.
+            others: ``(B + B * k,)`` goodness of the units before this one, summed and detached, of the positive
+                samples and then of the negatives, a sample's k in a row; ``None`` for the first unit. For losses in
+                which layers collaborate.
         """
         raise NotImplementedError
 

@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelOverlay
+from intff_lightning.losses import LossRecord
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import Recorded, build, recipe, recipe_of, record
@@ -151,6 +152,10 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
 
     # ---------------------------------------------------------------- training
 
+    def on_train_start(self) -> None:
+        """Start the record of the local losses."""
+        self._losses = LossRecord(len(self.units), self.device)
+
     def training_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Tensor]:
         """Train every unit on one batch; ``global_step`` rises by one.
 
@@ -173,8 +178,8 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
                     total = loss if position == 0 else total + loss
                     if inner == 0:
                         entries.append(h.detach())
-                        contexts.append(g.detach() if others is None else others + g.detach())
-                        others = contexts[-1]
+                        others = g.detach() if others is None else others + g.detach()
+                        contexts.append(others)
                         losses.append(loss.detach())
                         goodnesses.append(g.detach())
                 self._backward(total, group)
@@ -185,20 +190,25 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
             if self.handover == "after":
                 with torch.no_grad():
                     x = self.units[group[-1]](entries[0])
-        outputs = self._outputs(losses, goodnesses)
-        self._watch(outputs["unit_loss"], batch_idx)
+        outputs = self._outputs(losses, goodnesses, len(batch.target))
+        self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
+            # not every batch: self.log costs more time than all of our bookkeeping
+            loss, size = self._losses.settle()
+            self.log(
+                "train/loss",
+                loss,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=True,
+                sync_dist=True,  # once, at the end of the epoch
+                batch_size=size,
+            )
+            self._losses.check(self.global_step, [o.param_groups[0]["lr"] for o in self._optimizers()])
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
-        self.log(
-            "train/loss",
-            outputs["loss"],
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,  # once, at the end of the epoch
-            batch_size=len(batch.target),
-        )
         return outputs
 
     def _inputs(self, batch: PairedBatch) -> Tensor:
@@ -211,21 +221,19 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         return torch.cat([batch.positive, batch.negative])
 
     def _local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of unit k, and its goodness ``(B, 1 + negatives)``, positive first."""
+        """Loss of unit k, and its goodness ``(B + B * k,)``, positive samples first."""
         unit, size = self.units[k], len(batch.target)
         g = unit.goodness(h)
-        positive, negative = g[:size], g[size:].view(size, -1)
-        loss = unit.loss(positive, negative if negative.shape[1] else None, batch.target, others)
-        return loss, torch.cat([positive.unsqueeze(1), negative], dim=1)
+        negative = g[size:].view(size, -1) if len(g) > size else None
+        return unit.loss(g[:size], negative, batch.target, others), g
 
-    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor]) -> dict[str, Tensor]:
+    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor], size: int) -> dict[str, Tensor]:
         unit_loss, g = torch.stack(losses), torch.stack(goodnesses)
-        positive, negative = g[:, :, 0], g[:, :, 1:]
         return {
             "loss": unit_loss.sum(),
             "unit_loss": unit_loss,
-            "positive_goodness": positive,
-            "negative_goodness": negative,
+            "positive_goodness": g[:, :size],
+            "negative_goodness": g[:, size:].view(len(g), size, -1),
         }
 
     def _optimizers(self) -> list[LightningOptimizer]:
@@ -235,7 +243,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
     def _backward(self, loss: Tensor, group: list[int]) -> None:
         """Gradients of the group's units, and of nothing else; averaged over processes."""
         for k in group:
-            self._optimizers()[k].zero_grad()
+            self.units[k].zero_grad()
         strategy = self.trainer.strategy
         if not isinstance(strategy, ParallelStrategy) or strategy.world_size == 1:
             self.manual_backward(loss)
@@ -279,31 +287,6 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
             elif config.interval == "epoch":
                 config.scheduler.step()
 
-    # ---------------------------------------------------------------- divergence
-
-    def on_train_start(self) -> None:
-        """Start watching the local losses."""
-        self._last_finite = torch.full((len(self.units),), -1, device=self.device)
-
-    def _watch(self, unit_loss: Tensor, batch_idx: int) -> None:
-        """Note, on the device, each unit's last step with a finite loss; look at it once a logging interval."""
-        self._last_finite = torch.where(unit_loss.isfinite(), self.global_step, self._last_finite)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
-        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
-            self._raise_if_diverged()
-
-    def _raise_if_diverged(self) -> None:
-        last = self._last_finite.tolist()
-        if min(last) == self.global_step:
-            return
-        k = last.index(min(last))
-        rate = self._optimizers()[k].param_groups[0]["lr"]
-        when = f"its last finite step was {last[k]}" if last[k] >= 0 else "it never was"
-        raise DivergenceError(
-            f"unit_{k} diverged: at step {self.global_step} its local loss is not finite; {when}.\n"
-            f"Lower its learning rate (now {rate:g}), or clip its gradients (gradient_clip_val)."
-        )
-
     # ---------------------------------------------------------------- evaluation
 
     def _evaluation_step(self, batch: PairedBatch, stage: str) -> dict[str, Tensor]:
@@ -315,7 +298,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
             others = g if others is None else others + g
             losses.append(loss)
             goodnesses.append(g)
-        outputs = self._outputs(losses, goodnesses)
+        outputs = self._outputs(losses, goodnesses, len(batch.target))
         self.log(f"{stage}/loss", outputs["loss"], batch_size=len(batch.target), sync_dist=True)
         return outputs
 

@@ -3,6 +3,10 @@
 A source is called once a batch, on the device: ``source(image, target, encoder=..., model=..., generator=...)``.
 """
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor, nn
 
 from intff_lightning.draws import Draws
@@ -10,7 +14,7 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelEncoder
 from intff_lightning.recipe import Recorded
 
-__all__ = ["NegativeSource", "ShuffledLabels", "WrongLabels"]
+__all__ = ["NegativeSource", "ShuffledLabels", "WrongLabels", "model_for"]
 
 
 class NegativeSource(Recorded):
@@ -59,7 +63,8 @@ class WrongLabels(NegativeSource):
         # distances 1..C-1 from the true label, modulo C, reach every wrong label once
         offset = generator.integers(wrong, 1) if self.k == 1 else generator.permutations(wrong)[:, : self.k]
         label = (target.unsqueeze(1) + 1 + offset) % encoder.num_classes
-        return encoder(image.repeat_interleave(self.k, dim=0), label.flatten()), label
+        repeated = image if self.k == 1 else image.repeat_interleave(self.k, dim=0)
+        return encoder(repeated, label.flatten()), label
 
 
 class ShuffledLabels(NegativeSource):
@@ -75,3 +80,18 @@ class ShuffledLabels(NegativeSource):
         """See :class:`NegativeSource`."""
         label = target[generator.shuffle()]
         return encoder(image, label), label.unsqueeze(1)
+
+
+@contextlib.contextmanager
+def model_for(source: Any, module: nn.Module | None) -> Iterator[nn.Module | None]:
+    """Lend the network to a source that asks it (``uses_model``): in eval mode, its modes restored after."""
+    if module is None or not getattr(source, "uses_model", False):
+        yield None
+        return
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield module
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

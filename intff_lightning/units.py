@@ -1,5 +1,6 @@
 """Hidden units: one to three layers with a local loss and an optimizer of their own (section 3.2 of the paper)."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -84,6 +85,10 @@ class HiddenUnit(Recorded, nn.Module):
         output: Tensor = self.body(self.normalization(x))
         return output
 
+    def describe(self) -> str:
+        """A few words on the body, for tables."""
+        return type(self.body).__name__
+
     def layers(self, x: Tensor) -> list[Tensor]:
         """Activations of every layer: the body's children where it is a Sequential, else its output alone."""
         x = self.normalization(x)
@@ -135,11 +140,21 @@ class DenseUnit(HiddenUnit):
     def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
         """``[Linear -> activation]`` for every width, behind a flatten."""
         sizes = [math.prod(input_shape), *self.widths]
+        kind = getattr(nn, self.activation)
+        # in place where it can be: a Linear's backward pass does not need its output, so half the activations go
+        options = {"inplace": True} if "inplace" in inspect.signature(kind).parameters else {}
         layers = [
-            nn.Sequential(_initialize(nn.Linear(size, width), self.initialization), getattr(nn, self.activation)())
+            nn.Sequential(_initialize(nn.Linear(size, width), self.initialization), kind(**options))
             for size, width in pairwise(sizes)
         ]
         return nn.Sequential(nn.Flatten(), *layers)
+
+    def describe(self) -> str:
+        """Sizes and activation, for tables."""
+        inputs = (
+            [layer[0].in_features for layer in list(self.body)[1:2]] if isinstance(self.body, nn.Sequential) else []
+        )
+        return f"dense {' -> '.join(map(str, [*inputs, *self.widths]))}, {self.activation}"
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """Activations of every layer, ``(B, width)`` each."""

@@ -16,11 +16,10 @@ from sklearn.preprocessing import StandardScaler
 
 from intff_lightning import DenseUnit, IntFFModule, WrongLabels
 from intff_lightning.callbacks import (
-    EpochLine,
     GoodnessAccuracy,
     GoodnessLogger,
     LinearProbe,
-    ResultTable,
+    TerminalReport,
     TrainingFigures,
 )
 from intff_lightning.local import UnitL2
@@ -217,7 +216,7 @@ def test_the_table_and_the_epoch_line(digits, trainer, capsys):
     with open("table.txt", "w") as file:
         console = Console(file=file, width=100)
         run = trainer(
-            callbacks=[GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=1), ResultTable(console), EpochLine()]
+            callbacks=[GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=1), TerminalReport(console=console)]
         )
         module = IntFFModule([DenseUnit([10]), DenseUnit([5])], vote=[0])
         run.fit(module, digits())

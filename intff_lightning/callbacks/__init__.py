@@ -5,14 +5,13 @@ from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
 from intff_lightning.callbacks.predictions import PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
-from intff_lightning.callbacks.terminal import EpochLine, ResultTable
+from intff_lightning.callbacks.terminal import TerminalReport
 
 __all__ = [
-    "EpochLine",
     "GoodnessAccuracy",
     "GoodnessLogger",
     "LinearProbe",
     "PredictionWriter",
-    "ResultTable",
+    "TerminalReport",
     "TrainingFigures",
 ]

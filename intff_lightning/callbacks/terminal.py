@@ -1,20 +1,35 @@
-"""What a person sees on the terminal: a line an epoch where there is no progress bar, and the table at the end."""
+"""TerminalReport: what a person sees on the terminal."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
+from torch.optim import Optimizer
 
-__all__ = ["EpochLine", "ResultTable"]
+__all__ = ["TerminalReport", "result_table", "unit_table"]
 
 
-class EpochLine(Callback):
-    """Prints one plain line an epoch: loss, accuracy, seconds. For logs and batch systems, in place of a bar."""
+class TerminalReport(Callback):
+    """Prints the units before training, a line an epoch, and the results after a test or a validation of its own.
+
+    Args:
+        epoch_lines: print loss, accuracy and seconds of every epoch, for logs and batch systems, where no progress
+            bar is shown.
+        console: of rich; ``None`` is standard output.
+    """
+
+    def __init__(self, epoch_lines: bool = True, console: Console | None = None) -> None:
+        self.epoch_lines, self.console = epoch_lines, console
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the units that are about to be trained."""
+        if trainer.is_global_zero and hasattr(pl_module, "units"):
+            (self.console or Console()).print(unit_table(pl_module, trainer.optimizers))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -22,7 +37,7 @@ class EpochLine(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
-        if not trainer.is_global_zero:
+        if not self.epoch_lines or not trainer.is_global_zero:
             return
         total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         parts = [f"epoch {trainer.current_epoch + 1}{total}"]
@@ -33,17 +48,6 @@ class EpochLine(Callback):
             if name in metrics:
                 parts.append(f"{name} {100 * metrics[name]:.2f} %")
         print("  ".join([*parts, f"{time.perf_counter() - self._begun:.1f} s"]), flush=True)
-
-
-class ResultTable(Callback):
-    """Prints, after a test or a validation of its own, a table of the units, the network and the probe.
-
-    Args:
-        console: of rich; ``None`` is standard output.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the test's table."""
@@ -58,6 +62,27 @@ class ResultTable(Callback):
         if trainer.is_global_zero:
             table = result_table(trainer.callback_metrics, stage, list(getattr(module, "vote", [])))
             (self.console or Console()).print(table)
+
+
+def unit_table(module: Any, optimizers: Sequence[Optimizer]) -> Table:
+    """Build the table of a network's units: their layers, parameters and optimizers.
+
+    Args:
+        module: with ``units``.
+        optimizers: one per unit.
+    """
+    table = Table(title="Hidden units", title_justify="left")
+    for name in ("", "layers", "parameters", "optimizer", "learning rate"):
+        table.add_column(name, justify="right" if name in ("parameters", "learning rate") else "left")
+    total = 0
+    for k, (unit, optimizer) in enumerate(zip(module.units, optimizers, strict=True)):
+        count = sum(parameter.numel() for parameter in unit.parameters())
+        total += count
+        rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+        table.add_row(f"unit_{k}", unit.describe(), f"{count:,}", type(optimizer).__name__, f"{rate:g}")
+    table.add_section()
+    table.add_row("network", "", f"{total:,}", "", "")
+    return table
 
 
 def result_table(metrics: Mapping[str, Any], stage: str, vote: list[int]) -> Table:

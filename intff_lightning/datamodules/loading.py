@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from intff_lightning.draws import Draws
-from intff_lightning.errors import DataError
+from intff_lightning.errors import ConfigurationError, DataError
 
-__all__ = ["InMemoryDataset", "IndexedDataset", "ResumableLoader", "SeededSampler", "check_samples"]
+__all__ = ["InMemoryDataset", "IndexedDataset", "ResumableLoader", "SeededSampler", "check_samples", "count_classes"]
 
 
 def check_samples(image: Tensor, target: Tensor, num_classes: int | None, where: str) -> None:
@@ -68,7 +68,7 @@ class InMemoryDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Fetch a batch at once: image ``(B, *)``, target ``(B,)`` and index ``(B,)``."""
         index = torch.as_tensor(indices)
-        return self.image[index], self.target[index], index
+        return self.image.index_select(0, index), self.target.index_select(0, index), index
 
     @staticmethod
     def collate(batch: Any) -> Any:
@@ -145,3 +145,20 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration after the batches handed out so far."""
         self._done, self._resume = state["batches"], True
+
+
+def count_classes(source: Any) -> int:
+    """Number of classes that a dataset or datamodule tells of itself."""
+    while isinstance(source, Subset):
+        source = source.dataset
+    if isinstance(source, InMemoryDataset):
+        return int(source.target.max()) + 1
+    holder: Any
+    for holder in (source, getattr(source, "dataset", None)):
+        if isinstance(getattr(holder, "num_classes", None), int):
+            return int(holder.num_classes)
+        if hasattr(holder, "classes"):
+            return len(holder.classes)
+        if hasattr(holder, "targets"):
+            return int(torch.as_tensor(holder.targets).max()) + 1
+    raise ConfigurationError(f"{type(source).__name__} does not tell its number of classes: pass num_classes=.")

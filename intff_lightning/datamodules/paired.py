@@ -1,16 +1,14 @@
 """PairedDataModule: positive and negative data from any datamodule or dataset of ``(image, target)``."""
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from intff_lightning.augmentations import Augmentation
@@ -20,11 +18,12 @@ from intff_lightning.datamodules.loading import (
     ResumableLoader,
     SeededSampler,
     check_samples,
+    count_classes,
 )
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelOverlay
-from intff_lightning.negatives import NegativeSource, WrongLabels
+from intff_lightning.negatives import NegativeSource, WrongLabels, model_for
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import Recorded, recipe, record
 
@@ -183,7 +182,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
             sample = [part[0] for part in sample[:2]]
         self._input_shape = tuple(torch.as_tensor(sample[0]).shape)
         if self._num_classes is None:
-            self._num_classes = _count_classes(source)
+            self._num_classes = count_classes(source)
 
     def _any_loader(self) -> Any:
         for name in ("train", "val", "test", "predict"):
@@ -307,12 +306,12 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
         encoder = self._encoder(module)
-        with torch.no_grad(), _asked(self.negatives, module) as model:
+        with torch.no_grad(), model_for(self.negatives, module) as model:
             positive = encoder(image, target)
             negative, shown = self.negatives(image, target, encoder=encoder, model=model, generator=generator)
         return PairedBatch(positive, negative, image, target, shown)
 
-    def _encoder(self, module: nn.Module | None) -> LabelEncoder:
+    def _encoder(self, module: Any) -> LabelEncoder:
         theirs = getattr(module, "encoder", None)
         if isinstance(theirs, LabelEncoder):
             if self.encoder is not None and recipe(self.encoder) != recipe(theirs):
@@ -385,35 +384,3 @@ def _nothing() -> list[Any]:
 def _as_float(image: Tensor, module: Any) -> Tensor:
     """Pixels in [0, 1], in the network's precision; Lightning has converted those that are floating point already."""
     return image if image.is_floating_point() else image.to(getattr(module, "dtype", torch.float32)) / 255
-
-
-@contextlib.contextmanager
-def _asked(source: Any, module: nn.Module | None) -> Iterator[nn.Module | None]:
-    """The network for a source that asks it (``uses_model``): in eval mode, its modes restored after."""
-    if module is None or not getattr(source, "uses_model", False):
-        yield None
-        return
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield module
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def _count_classes(source: Any) -> int:
-    """Number of classes that a dataset or datamodule tells of itself."""
-    while isinstance(source, Subset):
-        source = source.dataset
-    if isinstance(source, InMemoryDataset):
-        return int(source.target.max()) + 1
-    holder: Any
-    for holder in (source, getattr(source, "dataset", None)):
-        if isinstance(getattr(holder, "num_classes", None), int):
-            return int(holder.num_classes)
-        if hasattr(holder, "classes"):
-            return len(holder.classes)
-        if hasattr(holder, "targets"):
-            return int(torch.as_tensor(holder.targets).max()) + 1
-    raise ConfigurationError(f"{type(source).__name__} does not tell its number of classes: pass num_classes=.")
