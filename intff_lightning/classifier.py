@@ -1,13 +1,13 @@
 """A stack of units as a network: goodness of labelled inputs, and a classifier that tries every label."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from intff_lightning.errors import DataError
-from intff_lightning.labels import LabelEncoder
+from intff_lightning.labels import LabelEncoder, LabelledImages
 from intff_lightning.units import UnitStack
 
 __all__ = ["LabelClassifier"]
@@ -25,12 +25,13 @@ class LabelClassifier:
     vote: list[int]
     sweep_size: int
 
-    def _activations(self, x: Tensor) -> Iterator[Tensor]:
+    def _activations(self, x: Tensor | LabelledImages) -> Iterator[Tensor]:
+        h = x
         for unit in self.units:
-            x = unit(x)
-            yield x
+            h = unit(h)
+            yield cast(Tensor, h)
 
-    def goodness(self, x: Tensor) -> Tensor:
+    def goodness(self, x: Tensor | LabelledImages) -> Tensor:
         """Goodness of every unit, ``(U, B)``, on inputs ``(B, *)`` that carry a label."""
         return torch.stack([unit.goodness(h) for unit, h in zip(self.units, self._activations(x), strict=True)])
 
@@ -48,15 +49,14 @@ class LabelClassifier:
         """
         return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
 
-    def _label_chunks(self, image: Tensor) -> Iterator[Tensor]:
-        """Inputs that show every image under a run of labels, ``(labels * B, *)``."""
+    def _label_chunks(self, image: Tensor) -> Iterator[LabelledImages]:
+        """Inputs that show every image under a run of labels."""
         if not image.is_floating_point():
             raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
         size = len(image)
         labels = torch.arange(self.encoder.num_classes, device=image.device)
         for chunk in torch.split(labels, max(1, self.sweep_size // max(1, size))):
-            repeated = image.repeat(len(chunk), *[1] * (image.ndim - 1))
-            yield self.encoder(repeated, chunk.repeat_interleave(size))
+            yield LabelledImages(image, chunk.expand(size, -1), self.encoder)
 
     def label_goodness(self, image: Tensor) -> Tensor:
         """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``."""
@@ -78,6 +78,7 @@ class LabelClassifier:
         Returns:
             ``(B, features)``, times C for ``label="all"``.
         """
+        inputs: Iterable[Tensor | LabelledImages]
         inputs = self._label_chunks(image) if label == "all" else [self.encoder(image, None)]
         parts = []
         for x in inputs:

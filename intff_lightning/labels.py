@@ -4,13 +4,14 @@ The encoder belongs to the module (it is what the network learned to read) and i
 """
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.recipe import Recorded
 
-__all__ = ["LabelEncoder", "LabelOverlay"]
+__all__ = ["LabelEncoder", "LabelOverlay", "LabelledImages"]
 
 
 class LabelEncoder(Recorded, nn.Module):
@@ -30,6 +31,18 @@ class LabelEncoder(Recorded, nn.Module):
             ConfigurationError: with what to change.
         """
 
+    def one_hot(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Take an encoding apart whose label is one-hot in the first ``num_classes`` features.
+
+        Args:
+            image: ``(B, *)``.
+
+        Returns:
+            A copy of the flattened images with those features at zero ``(B, features)``, and the value that the
+            label's feature takes ``(B, 1)``; ``None`` for any other encoding.
+        """
+        return None
+
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Put a label into every image.
 
@@ -41,6 +54,28 @@ class LabelEncoder(Recorded, nn.Module):
             ``(B, *)``: what the first unit sees. The image itself is not changed.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, each under several labels: the input of a network's first unit.
+
+    A unit that can (see :class:`~intff_lightning.units.DenseUnit`) reads what the labels share only once; any other
+    takes :meth:`dense`.
+    """
+
+    image: Tensor
+    """``(B, *)``."""
+    label: Tensor
+    """``(B, L)`` int64."""
+    encoder: LabelEncoder
+
+    def dense(self) -> Tensor:
+        """Every image under its first label, then every image under its second, ``(L * B, *)``."""
+        count = self.label.shape[1]
+        repeated = self.image.repeat(count, *[1] * (self.image.ndim - 1)) if count > 1 else self.image
+        encoded: Tensor = self.encoder(repeated, self.label.T.flatten())
+        return encoded
 
 
 class LabelOverlay(LabelEncoder):
@@ -66,15 +101,18 @@ class LabelOverlay(LabelEncoder):
                 f"{num_classes} labels needs more than {num_classes}.\nUse larger images, or another label encoder."
             )
 
-    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Overlay ``label`` ``(B,)`` on ``image`` ``(B, *)``; the shape stays."""
+    def one_hot(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The image without its first pixels, and the label pixel's value."""
         overlaid = image.flatten(1).clone()
         overlaid[:, : self.num_classes] = 0
+        if self.intensity is None:
+            return overlaid, image.flatten(1).amax(1, keepdim=True)
+        return overlaid, overlaid.new_full((len(image), 1), self.intensity)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """Overlay ``label`` ``(B,)`` on ``image`` ``(B, *)``; the shape stays."""
+        overlaid, value = self.one_hot(image)
         if label is not None:
-            if self.intensity is None:
-                value = image.flatten(1).amax(1, keepdim=True)
-            else:
-                value = overlaid.new_full((len(image), 1), self.intensity)
             overlaid.scatter_(1, label.unsqueeze(1), value)
         return overlaid.view_as(image)
 

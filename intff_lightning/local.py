@@ -32,6 +32,10 @@ class UnitL2(Recorded, nn.Module):
         """Normalize ``(B, *)``."""
         return F.unit_l2_normalize(x, self.gain, self.eps)
 
+    def scale(self, norm: Tensor, features: int) -> Tensor:
+        """Factor ``(B, 1)`` by which :meth:`forward` scales samples of this L2 norm ``(B, 1)``."""
+        return self.gain / (norm + self.eps)
+
     def extra_repr(self) -> str:
         """The options, for ``print(module)``."""
         return f"gain={self.gain:g}, eps={self.eps:g}"
@@ -52,6 +56,10 @@ class RMS(Recorded, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``(B, *)``."""
         return F.rms_normalize(x, self.gain, self.eps)
+
+    def scale(self, norm: Tensor, features: int) -> Tensor:
+        """Factor ``(B, 1)`` by which :meth:`forward` scales samples of this L2 norm ``(B, 1)``."""
+        return self.gain * (norm.square() / features + self.eps).rsqrt()
 
     def extra_repr(self) -> str:
         """The options, for ``print(module)``."""
@@ -95,16 +103,21 @@ class MeanSquares(Goodness):
 class LocalLoss(Recorded, nn.Module):
     """Base of local losses: what one unit minimizes, from goodness alone."""
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        positive: Tensor,
+        negative: Tensor | None,
+        target: Tensor,
+        others: tuple[Tensor, Tensor | None] | None,
+    ) -> Tensor:
         """Compute the scalar loss of one unit.
 
         Args:
             positive: ``(B,)`` goodness of positive data.
             negative: ``(B, k)`` goodness of negative data, or ``None``.
             target: ``(B,)`` true classes.
-            others: ``(B + B * k,)`` goodness of the units before this one, summed and detached, of the positive
-                samples and then of the negatives, a sample's k in a row; ``None`` for the first unit. For losses in
-                which layers collaborate.
+            others: positive and negative goodness of the units before this one, summed and detached, for losses in
+                which layers collaborate; ``None`` for the first unit.
         """
         raise NotImplementedError
 
@@ -120,7 +133,13 @@ class SoftplusLoss(LocalLoss):
         super().__init__()
         self.threshold = threshold
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        positive: Tensor,
+        negative: Tensor | None,
+        target: Tensor,
+        others: tuple[Tensor, Tensor | None] | None,
+    ) -> Tensor:
         """See :meth:`LocalLoss.forward`; target and other units play no part."""
         return F.softplus_loss(positive, negative, self.threshold)
 

@@ -20,10 +20,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
-from intff_lightning.labels import LabelEncoder, LabelOverlay
+from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay
 from intff_lightning.losses import LossRecord
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
-from intff_lightning.pairs import PairedBatch
+from intff_lightning.pairs import PairedBatch, RelabelledBatch
 from intff_lightning.recipe import Recorded, build, recipe, recipe_of, record
 from intff_lightning.units import HiddenUnit, UnitStack
 
@@ -169,9 +169,10 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         goodnesses: list[Tensor] = []
         one_by_one = self.update == "immediate"
         for group in [[k] for k in range(len(self.units))] if one_by_one else [list(range(len(self.units)))]:
-            entries, contexts = [x], [others]  # each unit's input, and the goodness of the units before it
+            entries: list[Tensor | LabelledImages] = [x]  # each unit's input
+            contexts = [others]  # and the summed goodness of the units before it
             for inner in range(self.inner_steps):
-                total = x.new_zeros(())
+                total = torch.zeros(())
                 for position, k in enumerate(group):
                     h = self.units[k](entries[position])
                     loss, g = self._local_loss(k, h, batch, contexts[position])
@@ -190,7 +191,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
             if self.handover == "after":
                 with torch.no_grad():
                     x = self.units[group[-1]](entries[0])
-        outputs = self._outputs(losses, goodnesses, len(batch.target))
+        outputs = self._outputs(losses, goodnesses, batch)
         self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
@@ -211,29 +212,41 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
                 config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
         return outputs
 
-    def _inputs(self, batch: PairedBatch) -> Tensor:
-        """Positive and negative inputs of a batch in one tensor, ``(B + B * k, *)``."""
+    def _inputs(self, batch: PairedBatch) -> Tensor | LabelledImages:
+        """Positive and negative inputs of a batch at once, ``(B + B * k, *)``."""
         if not isinstance(batch, PairedBatch):
             raise DataError(
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
                 "data:\nwrap your datamodule, trainer.fit(module, PairedDataModule(YourDataModule()))."
             )
+        if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
+            return batch.inputs
         return torch.cat([batch.positive, batch.negative])
 
-    def _local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of unit k, and its goodness ``(B + B * k,)``, positive samples first."""
-        unit, size = self.units[k], len(batch.target)
-        g = unit.goodness(h)
-        negative = g[size:].view(size, -1) if len(g) > size else None
-        return unit.loss(g[:size], negative, batch.target, others), g
+    def _pairs(self, g: Tensor, batch: PairedBatch) -> tuple[Tensor, Tensor | None]:
+        """Goodness ``(..., B)`` and ``(..., B, k)`` of positive and negative data, from that of all inputs."""
+        size = len(batch.target)
+        positive, negative = g[..., :size], g[..., size:]
+        if not negative.shape[-1]:
+            return positive, None
+        if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
+            return positive, negative.view(*negative.shape[:-1], -1, size).transpose(-1, -2)  # label by label
+        return positive, negative.view(*negative.shape[:-1], size, -1)  # sample by sample
 
-    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor], size: int) -> dict[str, Tensor]:
-        unit_loss, g = torch.stack(losses), torch.stack(goodnesses)
+    def _local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss of unit k, and its goodness ``(B + B * k,)`` in the order of the inputs."""
+        g = self.units[k].goodness(h)
+        context = None if others is None else self._pairs(others, batch)
+        return self.units[k].loss(*self._pairs(g, batch), batch.target, context), g
+
+    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor], batch: PairedBatch) -> dict[str, Tensor]:
+        unit_loss = torch.stack(losses)
+        positive, negative = self._pairs(torch.stack(goodnesses), batch)
         return {
             "loss": unit_loss.sum(),
             "unit_loss": unit_loss,
-            "positive_goodness": g[:, :size],
-            "negative_goodness": g[:, size:].view(len(g), size, -1),
+            "positive_goodness": positive,
+            "negative_goodness": positive.new_zeros(*positive.shape, 0) if negative is None else negative,
         }
 
     def _optimizers(self) -> list[LightningOptimizer]:
@@ -298,7 +311,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
             others = g if others is None else others + g
             losses.append(loss)
             goodnesses.append(g)
-        outputs = self._outputs(losses, goodnesses, len(batch.target))
+        outputs = self._outputs(losses, goodnesses, batch)
         self.log(f"{stage}/loss", outputs["loss"], batch_size=len(batch.target), sync_dist=True)
         return outputs
 

@@ -14,7 +14,7 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelEncoder
 from intff_lightning.recipe import Recorded
 
-__all__ = ["NegativeSource", "ShuffledLabels", "WrongLabels", "model_for"]
+__all__ = ["NegativeSource", "RelabellingSource", "ShuffledLabels", "WrongLabels", "model_for"]
 
 
 class NegativeSource(Recorded):
@@ -41,7 +41,24 @@ class NegativeSource(Recorded):
         raise NotImplementedError
 
 
-class WrongLabels(NegativeSource):
+class RelabellingSource(NegativeSource):
+    """Base of sources whose negatives are the images themselves under other labels: implement ``labels``."""
+
+    def labels(
+        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+    ) -> Tensor:
+        """Choose the labels ``(B, k)``; arguments as of :class:`NegativeSource`."""
+        raise NotImplementedError
+
+    def __call__(
+        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`NegativeSource`."""
+        label = self.labels(image, target, encoder=encoder, model=model, generator=generator)
+        return encoder(image.repeat_interleave(label.shape[1], dim=0), label.flatten()), label
+
+
+class WrongLabels(RelabellingSource):
     """The image itself under k different labels, each strictly wrong (about 2 points better than shuffled ones).
 
     Args:
@@ -53,33 +70,30 @@ class WrongLabels(NegativeSource):
             raise ConfigurationError(f"WrongLabels(k={k}): k is the number of negatives per positive, at least 1.")
         self.k = k
 
-    def __call__(
+    def labels(
         self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """See :class:`NegativeSource`."""
+    ) -> Tensor:
+        """K labels per sample, uniform over the wrong ones."""
         wrong = encoder.num_classes - 1
         if self.k > wrong:
             raise ConfigurationError(f"WrongLabels(k={self.k}): of {wrong + 1} classes only {wrong} are wrong.")
         # distances 1..C-1 from the true label, modulo C, reach every wrong label once
         offset = generator.integers(wrong, 1) if self.k == 1 else generator.permutations(wrong)[:, : self.k]
-        label = (target.unsqueeze(1) + 1 + offset) % encoder.num_classes
-        repeated = image if self.k == 1 else image.repeat_interleave(self.k, dim=0)
-        return encoder(repeated, label.flatten()), label
+        return (target.unsqueeze(1) + 1 + offset) % encoder.num_classes
 
 
-class ShuffledLabels(NegativeSource):
+class ShuffledLabels(RelabellingSource):
     """The image under another sample's label: labels are shuffled over the batch, as in the author's code.
 
     With C balanced classes about one "negative" in C keeps its true label, and pulls goodness the wrong way: use
     :class:`WrongLabels` unless the author's figures are to be rebuilt. The shuffle is over the batch of one process.
     """
 
-    def __call__(
+    def labels(
         self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """See :class:`NegativeSource`."""
-        label = target[generator.shuffle()]
-        return encoder(image, label), label.unsqueeze(1)
+    ) -> Tensor:
+        """One label per sample."""
+        return target[generator.shuffle()].unsqueeze(1)
 
 
 @contextlib.contextmanager

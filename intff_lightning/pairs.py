@@ -1,10 +1,14 @@
 """What a paired datamodule emits."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["PairedBatch", "image_and_target"]
+from intff_lightning.labels import LabelEncoder, LabelledImages
+
+__all__ = ["PairedBatch", "RelabelledBatch", "image_and_target"]
 
 
 class PairedBatch(NamedTuple):
@@ -23,6 +27,42 @@ class PairedBatch(NamedTuple):
     """``(B,)`` int64 true classes."""
     negative_target: Tensor | None
     """``(B, k)`` int64 classes shown in the negatives; ``None`` where they show none."""
+
+
+class RelabelledBatch(PairedBatch):
+    """A :class:`PairedBatch` whose negatives are the images themselves, under the labels in ``negative_target``.
+
+    Its inputs are made when they are asked for: a network whose first unit reads images and labels apart never does.
+    """
+
+    inputs: LabelledImages
+
+    @classmethod
+    def of(cls, image: Tensor, target: Tensor, negative_target: Tensor, encoder: LabelEncoder) -> "RelabelledBatch":
+        """Pair images ``(B, *)`` of classes ``(B,)`` with themselves under wrong labels ``(B, k)``."""
+        batch = cls(image, image, image, target, negative_target)  # the first two are never seen
+        batch.inputs = LabelledImages(image, torch.cat([target.unsqueeze(1), negative_target], dim=1), encoder)
+        return batch
+
+    @property
+    def positive(self) -> Tensor:
+        """``(B, *)``, see :class:`PairedBatch`."""
+        positive: Tensor = self.inputs.encoder(self.image, self.target)
+        return positive
+
+    @property
+    def negative(self) -> Tensor:
+        """``(B * k, *)``, see :class:`PairedBatch`."""
+        assert self.negative_target is not None
+        repeated = self.image.repeat_interleave(self.negative_target.shape[1], dim=0)
+        negative: Tensor = self.inputs.encoder(repeated, self.negative_target.flatten())
+        return negative
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.positive, self.negative, self.image, self.target, self.negative_target))
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]
 
 
 def image_and_target(batch: Any) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,14 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.labels import LabelledImages
+from intff_lightning.local import RMS, Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.recipe import Recorded, build
 
@@ -80,24 +81,25 @@ class HiddenUnit(Recorded, nn.Module):
             raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; (B,) is needed.")
         return tuple(output.shape[1:])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations ``(B, *)`` of the output neurons, from the input ``(B, *)`` before normalization."""
-        output: Tensor = self.body(self.normalization(x))
-        return output
+    def forward(self, x: Tensor | LabelledImages) -> Tensor:
+        """Activations ``(B, *)`` of the output neurons.
+
+        Args:
+            x: ``(B, *)`` before normalization, or B images under L labels each, for ``(L * B, *)`` activations.
+        """
+        return self.layers(x)[-1]
 
     def describe(self) -> str:
         """A few words on the body, for tables."""
         return type(self.body).__name__
 
-    def layers(self, x: Tensor) -> list[Tensor]:
+    def layers(self, x: Tensor | LabelledImages) -> list[Tensor]:
         """Activations of every layer: the body's children where it is a Sequential, else its output alone."""
-        x = self.normalization(x)
-        if not isinstance(self.body, nn.Sequential):
-            return [self.body(x)]
+        h: Tensor = self.normalization(x.dense() if isinstance(x, LabelledImages) else x)
         outputs = []
-        for layer in self.body:
-            x = layer(x)
-            outputs.append(x)
+        for layer in self.body if isinstance(self.body, nn.Sequential) else [self.body]:
+            h = layer(h)
+            outputs.append(h)
         return outputs
 
 
@@ -151,14 +153,44 @@ class DenseUnit(HiddenUnit):
 
     def describe(self) -> str:
         """Sizes and activation, for tables."""
-        inputs = (
-            [layer[0].in_features for layer in list(self.body)[1:2]] if isinstance(self.body, nn.Sequential) else []
-        )
-        return f"dense {' -> '.join(map(str, [*inputs, *self.widths]))}, {self.activation}"
+        first = next((layer for layer in self.body.modules() if isinstance(layer, nn.Linear)), None)
+        sizes = [first.in_features, *self.widths] if first is not None else self.widths
+        return f"dense {'-'.join(map(str, sizes))} {self.activation}"
 
-    def layers(self, x: Tensor) -> list[Tensor]:
+    def layers(self, x: Tensor | LabelledImages) -> list[Tensor]:
         """Activations of every layer, ``(B, width)`` each."""
-        return super().layers(x)[1:]
+        flatten, first, *others = cast(nn.Sequential, self.body)
+        if isinstance(x, LabelledImages):
+            outputs = [self._read_apart(x, cast(nn.Sequential, first))]
+        else:
+            outputs = [first(flatten(self.normalization(x)))]
+        for layer in others:
+            outputs.append(layer(outputs[-1]))
+        return outputs
+
+    def _read_apart(self, x: LabelledImages, first: nn.Sequential) -> Tensor:
+        r"""First layer on images and labels apart, so that an image is read once for all of its labels.
+
+        With the label one-hot of value v and :math:`s` the normalization's factor, the same for every label,
+
+        .. math:: W \, s \, (\text{image} + v \, e_\text{label}) + b
+            = \bigl(W \, s \, \text{image} + b\bigr) + s v \, W_{\cdot, \text{label}}
+        """
+        linear, activation = first
+        parts = x.encoder.one_hot(x.image)
+        if parts is None or not isinstance(self.normalization, UnitL2 | RMS):
+            dense: Tensor = first(self.normalization(x.dense()).flatten(1))
+            return dense
+        image, value = parts  # (B, features), a copy of its own, and (B, 1)
+        norm = torch.hypot(torch.linalg.vector_norm(image, dim=1, keepdim=True), value)
+        scale = self.normalization.scale(norm, image.shape[1])
+        classes, label = x.encoder.num_classes, x.label.T.unsqueeze(2)  # (L, B, 1)
+        one_hot = image.new_zeros(*label.shape[:2], classes)
+        one_hot.scatter_(2, label, (scale * value).expand_as(label))  # (L, B, C)
+        # a product with a one-hot matrix: its backward pass is faster than that of an index
+        columns = nn.functional.linear(one_hot, cast(nn.Linear, linear).weight[:, :classes])
+        output: Tensor = activation((linear(image.mul_(scale)) + columns).flatten(0, 1))
+        return output
 
 
 class UnitStack(nn.ModuleList):

@@ -17,19 +17,19 @@ class _Sums:
 
     def __init__(self, auroc_bins: int = 0) -> None:
         self.auroc_bins = auroc_bins
-        self.sums: Tensor | None = None  # (4, U): samples, loss, positive and negative goodness
+        self.count = 0
+        self.sums: Tensor | None = None  # (3, U): loss, positive and negative goodness, times samples
         self.auroc: MultilabelAUROC | None = None
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
         positive, negative = outputs["positive_goodness"].detach(), outputs["negative_goodness"].detach()
         units, size = positive.shape
-        nothing = positive.new_full((units,), torch.nan)
-        loss = outputs["unit_loss"].detach() if "unit_loss" in outputs else nothing
-        away = negative.flatten(1).mean(1) if negative.numel() else nothing
-        row = torch.stack([torch.ones_like(loss), loss, positive.mean(1), away]) * size
+        loss = outputs.get("unit_loss", positive.new_full((units,), torch.nan))
+        row = torch.stack([loss.detach(), positive.mean(1), negative.mean((1, 2))])  # no negatives: not a number
         # float32 sums over many samples lose digits; only Apple's GPUs have no float64
-        row = row if row.device.type == "mps" else row.double()
-        self.sums = row if self.sums is None else self.sums + row
+        row = (row if row.device.type == "mps" else row.double()).mul_(size)
+        self.sums = row if self.sums is None else self.sums.add_(row)
+        self.count += size
         if self.auroc_bins and negative.numel():
             if self.auroc is None:
                 self.auroc = MultilabelAUROC(
@@ -44,11 +44,13 @@ class _Sums:
         """Per-unit means ``(U,)`` over all samples of all processes, by name."""
         if self.sums is None:
             return {}
-        packed = self.sums.flatten()
+        packed = torch.cat([self.sums.flatten(), self.sums.new_tensor([self.count])])
         if self.auroc is not None:
             packed = torch.cat([packed, self.auroc.confmat.flatten().to(packed.dtype)])
         packed = trainer.strategy.reduce(packed, reduce_op="sum")
-        count, loss, positive, negative = packed[: self.sums.numel()].view_as(self.sums)
+        end = self.sums.numel()
+        loss, positive, negative = packed[:end].view_as(self.sums)
+        count = packed[end]
         means = {
             "loss": loss / count,
             "goodness/positive": positive / count,
@@ -57,7 +59,7 @@ class _Sums:
         }
         if self.auroc is not None:
             counts = self.auroc.confmat
-            self.auroc.confmat = packed[self.sums.numel() :].view_as(counts).to(counts.dtype)
+            self.auroc.confmat = packed[end + 1 :].view_as(counts).to(counts.dtype)
             means["goodness/auroc"] = self.auroc.compute().reshape(-1)  # a bare number for one unit
         return means
 

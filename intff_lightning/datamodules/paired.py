@@ -23,8 +23,8 @@ from intff_lightning.datamodules.loading import (
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelOverlay
-from intff_lightning.negatives import NegativeSource, WrongLabels, model_for
-from intff_lightning.pairs import PairedBatch
+from intff_lightning.negatives import NegativeSource, RelabellingSource, WrongLabels, model_for
+from intff_lightning.pairs import PairedBatch, RelabelledBatch
 from intff_lightning.recipe import Recorded, recipe, record
 
 __all__ = ["PairedDataModule", "Part"]
@@ -306,10 +306,13 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
         encoder = self._encoder(module)
-        with torch.no_grad(), model_for(self.negatives, module) as model:
-            positive = encoder(image, target)
-            negative, shown = self.negatives(image, target, encoder=encoder, model=model, generator=generator)
-        return PairedBatch(positive, negative, image, target, shown)
+        source = self.negatives
+        with torch.no_grad(), model_for(source, module) as model:
+            if isinstance(source, RelabellingSource):
+                label = source.labels(image, target, encoder=encoder, model=model, generator=generator)
+                return RelabelledBatch.of(image, target, label, encoder)
+            negative, shown = source(image, target, encoder=encoder, model=model, generator=generator)
+            return PairedBatch(encoder(image, target), negative, image, target, shown)
 
     def _encoder(self, module: Any) -> LabelEncoder:
         theirs = getattr(module, "encoder", None)
@@ -383,4 +386,4 @@ def _nothing() -> list[Any]:
 
 def _as_float(image: Tensor, module: Any) -> Tensor:
     """Pixels in [0, 1], in the network's precision; Lightning has converted those that are floating point already."""
-    return image if image.is_floating_point() else image.to(getattr(module, "dtype", torch.float32)) / 255
+    return image if image.is_floating_point() else image.to(getattr(module, "dtype", torch.float32)).div_(255)

@@ -1,0 +1,89 @@
+"""Images read once for all of their labels: the same numbers as label by label."""
+
+import functools
+
+import pytest
+import torch
+from reference import largest_difference, train, weights_of
+from torch import nn
+from torch.utils.data import DataLoader
+
+from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch, WrongLabels
+from intff_lightning.draws import Draws
+from intff_lightning.labels import LabelledImages
+from intff_lightning.local import RMS, NoNormalization, UnitL2
+from intff_lightning.pairs import RelabelledBatch
+
+
+def _encoder(**options):
+    encoder = LabelOverlay(**options)
+    encoder.num_classes = 3
+    return encoder
+
+
+def _batches(count=8, k=2, size=6):
+    torch.manual_seed(1)
+    encoder = _encoder()
+    made = []
+    for _ in range(count):
+        image, target = torch.rand(size, 1, 4, 5, dtype=torch.float64), torch.randint(3, (size,))
+        wrong = (target[:, None] + 1 + torch.rand(size, 2).argsort(1)[:, :k]) % 3
+        made.append(RelabelledBatch.of(image, target, wrong, encoder))
+    return made, encoder
+
+
+def test_a_relabelled_batch_is_the_batch_that_its_source_makes():
+    image, target, draws = torch.rand(6, 1, 4, 5), torch.arange(6) % 3, lambda: Draws(0, 0, torch.arange(6))
+    encoder, source = _encoder(), WrongLabels(2)
+    negative, label = source(image, target, encoder=encoder, model=None, generator=draws())
+    batch = RelabelledBatch.of(
+        image, target, source.labels(image, target, encoder=encoder, model=None, generator=draws()), encoder
+    )
+    assert isinstance(batch, PairedBatch)
+    for mine, expected in zip(batch, (encoder(image, target), negative, image, target, label), strict=True):
+        assert torch.equal(mine, expected)
+    assert torch.equal(batch[1], negative)
+
+
+@pytest.mark.parametrize("intensity", [None, 0.3])
+@pytest.mark.parametrize("normalization", [UnitL2(7.0), RMS(2.0), NoNormalization(), nn.LayerNorm([1, 4, 5])])
+def test_a_dense_unit_reads_images_and_labels_apart(normalization, intensity):
+    unit = DenseUnit([7, 6], normalization=normalization)
+    unit.materialize((1, 4, 5))
+    unit.double()
+    image, label = torch.rand(5, 1, 4, 5, dtype=torch.float64), torch.randint(3, (5, 4))
+    inputs = LabelledImages(image, label, _encoder(intensity=intensity))
+    gradients = []
+    for x in (inputs, inputs.dense()):
+        unit.zero_grad()
+        outputs = unit(x)
+        outputs.square().sum().backward()
+        gradients.append([outputs.detach(), *(p.grad.clone() for p in unit.parameters())])
+    for apart, dense in zip(*gradients, strict=True):
+        torch.testing.assert_close(apart, dense, rtol=0, atol=1e-12)
+    for apart, dense in zip(unit.layers(inputs), unit.layers(inputs.dense()), strict=True):
+        torch.testing.assert_close(apart, dense, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("update", "handover"), [("immediate", "before"), ("immediate", "after"), ("joint", "before")])
+@pytest.mark.parametrize("k", [1, 2])
+def test_training_equals_the_plain_loop(update, handover, k, trainer):
+    made, encoder = _batches(k=k)
+    optimizer = functools.partial(torch.optim.Adam, lr=0.02)
+    units = [DenseUnit([7, 6]), DenseUnit([5])]
+    module = IntFFModule(
+        units, encoder, optimizer, update=update, handover=handover, inner_steps=2, input_shape=[1, 4, 5], num_classes=3
+    ).double()
+    reference = weights_of(module)
+    trainer().fit(module, DataLoader(made, batch_size=None, collate_fn=lambda batch: batch))
+    train(reference, optimizer, made, inner_steps=2, handover=handover)
+    assert largest_difference(module, reference) < 1e-10
+
+
+def test_the_images_are_not_changed():
+    unit = DenseUnit([4])
+    unit.materialize((1, 4, 5))
+    image = torch.rand(5, 1, 4, 5)
+    before = image.clone()
+    unit(LabelledImages(image, torch.zeros(5, 2, dtype=torch.int64), _encoder()))
+    assert torch.equal(image, before)
