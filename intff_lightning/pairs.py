@@ -37,10 +37,16 @@ class RelabelledBatch(PairedBatch):
 
     inputs: LabelledImages
 
+    def __new__(  # type: ignore[misc]
+        cls, positive: Tensor, negative: Tensor, image: Tensor, target: Tensor, negative_target: Tensor | None
+    ) -> PairedBatch:
+        """A copy (one moved to another device, say) is made of fields, and is a plain batch."""
+        return PairedBatch(positive, negative, image, target, negative_target)
+
     @classmethod
     def of(cls, image: Tensor, target: Tensor, negative_target: Tensor, encoder: LabelEncoder) -> "RelabelledBatch":
         """Pair images ``(B, *)`` of classes ``(B,)`` with themselves under wrong labels ``(B, k)``."""
-        batch = cls(image, image, image, target, negative_target)  # the first two are never seen
+        batch = tuple.__new__(cls, (image, image, image, target, negative_target))  # the first two are never seen
         batch.inputs = LabelledImages(image, torch.cat([target.unsqueeze(1), negative_target], dim=1), encoder)
         return batch
 

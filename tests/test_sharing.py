@@ -2,8 +2,10 @@
 
 import functools
 
+import lightning as L
 import pytest
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from reference import largest_difference, train, weights_of
 from torch import nn
 from torch.utils.data import DataLoader
@@ -45,10 +47,19 @@ def test_a_relabelled_batch_is_the_batch_that_its_source_makes():
     assert torch.equal(batch[1], negative)
 
 
+def test_a_copy_of_a_relabelled_batch_is_a_plain_one():
+    (batch,), _ = _batches(count=1)
+    copy = apply_to_collection(batch, torch.Tensor, torch.clone)
+    assert type(copy) is PairedBatch
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(copy, batch, strict=True))
+
+
 @pytest.mark.parametrize("intensity", [None, 0.3])
-@pytest.mark.parametrize("normalization", [UnitL2(7.0), RMS(2.0), NoNormalization(), nn.LayerNorm([1, 4, 5])])
+@pytest.mark.parametrize(
+    "normalization", [lambda: UnitL2(7.0), lambda: RMS(2.0), NoNormalization, lambda: nn.LayerNorm([1, 4, 5])]
+)
 def test_a_dense_unit_reads_images_and_labels_apart(normalization, intensity):
-    unit = DenseUnit([7, 6], normalization=normalization)
+    unit = DenseUnit([7, 6], normalization=normalization())
     unit.materialize((1, 4, 5))
     unit.double()
     image, label = torch.rand(5, 1, 4, 5, dtype=torch.float64), torch.randint(3, (5, 4))
@@ -65,6 +76,22 @@ def test_a_dense_unit_reads_images_and_labels_apart(normalization, intensity):
         torch.testing.assert_close(apart, dense, rtol=0, atol=1e-12)
 
 
+class _Made(L.LightningDataModule):
+    """Gives made batches after the transfer, as the package's datamodules do."""
+
+    input_shape, num_classes = (1, 4, 5), 3
+
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def train_dataloader(self):
+        return DataLoader(torch.arange(len(self.made)), batch_size=None)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.made[int(batch)]
+
+
 @pytest.mark.parametrize(("update", "handover"), [("immediate", "before"), ("immediate", "after"), ("joint", "before")])
 @pytest.mark.parametrize("k", [1, 2])
 def test_training_equals_the_plain_loop(update, handover, k, trainer):
@@ -75,7 +102,7 @@ def test_training_equals_the_plain_loop(update, handover, k, trainer):
         units, encoder, optimizer, update=update, handover=handover, inner_steps=2, input_shape=[1, 4, 5], num_classes=3
     ).double()
     reference = weights_of(module)
-    trainer().fit(module, DataLoader(made, batch_size=None, collate_fn=lambda batch: batch))
+    trainer().fit(module, _Made(made))
     train(reference, optimizer, made, inner_steps=2, handover=handover)
     assert largest_difference(module, reference) < 1e-10
 
