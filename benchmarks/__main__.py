@@ -30,7 +30,7 @@ def main() -> None:
         if name == "time_to_accuracy":
             command.add_argument("--mark", type=float, default=98.0, help="validation accuracy, percent")
         if name == "probe":
-            command.add_argument("--checkpoint", required=True, help="of a network on MNIST")
+            command.add_argument("--checkpoint", nargs="+", required=True, help="of networks on MNIST, a seed each")
     arguments = parser.parse_args()
     importlib.import_module(f"benchmarks.{arguments.name}").main(arguments)
 

@@ -1,0 +1,69 @@
+"""Test accuracy of a config over seeds, by goodness-argmax, and the time that training took."""
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import summary, write
+
+
+def fit(
+    config: str, seed: int, folder: Path, data_dir: str, *options: str
+) -> tuple[dict[str, float], list[tuple[float, str]]]:
+    """Run ``fit`` in a process of its own.
+
+    Returns:
+        The last value of every metric, and the lines it printed with the seconds since its start.
+    """
+    command = [sys.executable, "-m", "intff_lightning", "fit", "--config", config, "--seed_everything", str(seed)]
+    command += ["--trainer.default_root_dir", str(folder), *options]
+    if "digits" not in config:
+        command += ["--data.data_dir", data_dir]
+    start = time.perf_counter()
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append((time.perf_counter() - start, line.rstrip()))
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    (table,) = folder.rglob("metrics.csv")
+    metrics: dict[str, float] = {}
+    with table.open() as file:
+        for row in csv.DictReader(file):
+            metrics.update({name: float(value) for name, value in row.items() if value})
+    return metrics, lines
+
+
+def main(arguments: argparse.Namespace) -> None:
+    rows: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        folder = arguments.out / "logs" / Path(arguments.config).stem / str(seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        metrics, lines = fit(arguments.config, seed, folder, arguments.data_dir)
+        epochs = [at for at, line in lines if line.startswith("epoch ")]
+        training = [float(line.split()[-2]) for _, line in lines if line.startswith("epoch ")]
+        rows.append(
+            {
+                "seed": seed,
+                "test accuracy %": 100 * metrics["test/accuracy"],
+                "units alone %": " / ".join(
+                    f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
+                ),
+                "training s": sum(training),
+                "from process start s": epochs[-1],
+            }
+        )
+    accuracy = summary([row["test accuracy %"] for row in rows])
+    seconds = summary([row["training s"] for row in rows])
+    note = (
+        f"`{arguments.config}`, {len(rows)} seeds: test accuracy {accuracy['mean']:.2f} ± {accuracy['std']:.2f} % "
+        f"(lowest {accuracy['min']:.2f}), training {seconds['mean']:.1f} s (validation included)."
+    )
+    write(f"accuracy_{Path(arguments.config).stem}", arguments.out, rows, note)
