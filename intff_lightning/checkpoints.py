@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from intff_lightning.errors import CheckpointError
 
@@ -39,12 +40,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the weights of the highest value of a metric."""
+    """Keeps ``best.ckpt``: the weights of the highest value of a metric, and of the latest epoch that reached it.
+
+    Accuracy on few validation samples ties often, and of equals the longer trained weights are the better guess.
+    """
 
     state_key = "BestCheckpoint"  # Lightning asks for it at every hook, and its own takes a while to make
 
     def __init__(self, monitor: str = "val/accuracy") -> None:
         super().__init__(monitor=monitor, mode="max", filename="best")
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Whether ``current`` is to be kept; a tie counts."""
+        above = None if current is None else torch.nextafter(current, torch.full_like(current, torch.inf))
+        return super().check_monitor_top_k(trainer, above)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -89,7 +89,7 @@ class IntFFCLI(LightningCLI):
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, list) else [given]
         report = ours.TerminalReport(epoch_lines=not terminal)
-        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
+        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), ours.LinearProbe(), report]
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
         if self.subcommand == "fit" and not quick:

@@ -15,7 +15,7 @@ from torch import nn
 from intff_lightning import DenseUnit, HiddenUnit, IntFFModule, LabelOverlay
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.callbacks import LinearProbe
-from intff_lightning.checkpoints import AtomicCheckpointIO
+from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from intff_lightning.cli import main
 from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.errors import CheckpointError
@@ -176,6 +176,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"value": lambda: 1}, target)
     assert torch.load(target) == {"value": 1}
     assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_of_equal_epochs_the_latest_is_kept(trainer):
+    class Same(L.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            value = [0.5, 0.9, 0.9, 0.8][trainer.current_epoch] if not trainer.sanity_checking else 0.0
+            pl_module.log("val/accuracy", value)
+
+    best = BestCheckpoint()
+    run = trainer(max_epochs=4, enable_checkpointing=True, callbacks=[Same(), best])
+    run.fit(IntFFModule([DenseUnit([5])]), DigitsDataModule())
+    assert torch.load(best.best_model_path, weights_only=True)["epoch"] == 2
+    assert best.best_model_score == pytest.approx(0.9)
 
 
 CONFIG = """

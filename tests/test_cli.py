@@ -63,7 +63,7 @@ def test_options_reach_their_classes(capsys):
 def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text(
         "trainer: {max_epochs: 1, callbacks: "
-        "[{class_path: intff_lightning.callbacks.LinearProbe, init_args: {epochs: 1}}]}"
+        "[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/loss}}]}"
     )
     assert main(["fit", "--config", DIGITS, "--config", "more.yaml"]) == 0
     printed = capsys.readouterr().out
@@ -106,12 +106,12 @@ def _edited(tmp_path, old, new):
         ("DenseUnit", "DensUnit", "there is no class DensUnit. Did you mean DenseUnit?"),
         ("IntFFModule", "IntFModule", "Did you mean IntFFModule?"),
         ("WrongLabels", "WrongLabel", "Did you mean WrongLabels?"),
-        ("widths: [200, 200]", "widths: []", "widths=[]: one or more layers are needed"),
-        ("widths: [200, 200]", "widths: [0]", "widths=[0]: one or more layers are needed"),
-        ("widths: [200, 200]", "widths: [-3]", "widths=[-3]: one or more layers are needed"),
-        ("widths: [200, 200]", "width: [3]", "there is no option width. Did you mean widths?"),
-        ("k: 3", "k: 0", "k is the number of negatives per positive, at least 1"),
-        ("k: 3", "k: 12", "of 10 classes only 9 are wrong"),
+        ("widths: [200, 200, 200]", "widths: []", "widths=[]: one or more layers are needed"),
+        ("widths: [200, 200, 200]", "widths: [0]", "widths=[0]: one or more layers are needed"),
+        ("widths: [200, 200, 200]", "widths: [-3]", "widths=[-3]: one or more layers are needed"),
+        ("widths: [200, 200, 200]", "width: [3]", "there is no option width. Did you mean widths?"),
+        ("k: 9", "k: 0", "k is the number of negatives per positive, at least 1"),
+        ("k: 9", "k: 12", "of 10 classes only 9 are wrong"),
         ("batch_size: ", "pad: -1\n    batch_size: ", "36 pixels"),
         ("units:", "units: {", "Problems parsing config"),
     ],
@@ -172,7 +172,7 @@ def test_missing_and_damaged_data(tiny_mnist, tmp_path, capsys):
 def test_divergence_ends_with_the_units_name(capsys, tmp_path):
     config = _edited(
         tmp_path,
-        "{class_path: torch.optim.Adam, init_args: {lr: 0.002, fused: true}}",
+        "{class_path: torch.optim.Adam, init_args: {lr: 0.001, fused: true}}",
         "{class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}",
     )
     assert main(["fit", "--config", config]) == 1

@@ -83,8 +83,13 @@ class TrainingFigures(Callback):
         from matplotlib import colormaps
 
         figure, axes = _figure()
-        names = [(n, kind) for n in self.history for kind, prefix in series.items() if n.startswith(prefix)]
-        names = [(n, kind) for n, kind in names if "unit_" in n or n == series[kind]]
+        # a prefix of units takes each unit's curve, any other name is one curve of its own
+        names = [
+            (name, kind)
+            for kind, wanted in series.items()
+            for name in self.history
+            if name == wanted or (wanted.endswith("unit_") and name.startswith(wanted))
+        ]
         units = 1 + max((int(n.rpartition("_")[2]) for n, _ in names if "unit_" in n), default=0)
         for name, kind in names:
             if "unit_" in name:
