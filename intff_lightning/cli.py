@@ -98,10 +98,9 @@ class IntFFCLI(LightningCLI):
                 isinstance(callback, ModelCheckpoint) for callback in given
             ):
                 defaults += [BestCheckpoint(), LastCheckpoint()]
-        if not terminal:
-            config["enable_progress_bar"] = False
-        config.setdefault("enable_model_summary", None)
-        if config["enable_model_summary"] is None:  # ours says more of the units
+        if config.get("enable_progress_bar") is None:
+            config["enable_progress_bar"] = terminal
+        if config.get("enable_model_summary") is None:  # ours says more of the units
             config["enable_model_summary"] = False
         kinds = {type(callback) for callback in given}
         config["callbacks"] = given + [callback for callback in defaults if type(callback) not in kinds]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["goodness", "rms_normalize", "softplus_loss", "unit_l2_normalize"]
+__all__ = ["at_least_float32", "goodness", "rms_normalize", "softplus_loss", "unit_l2_normalize"]
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -35,7 +36,7 @@ def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor
     >>> unit_l2_normalize(torch.tensor([[3.0, 4.0]]), gain=10.0)
     tensor([[5.9999, 7.9998]])
     """
-    norm = torch.linalg.vector_norm(_at_least_float32(x).flatten(1), dim=1)
+    norm = torch.linalg.vector_norm(at_least_float32(x).flatten(1), dim=1)
     scale: Tensor = gain / (norm + eps)
     return x * scale.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
@@ -58,7 +59,7 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     >>> rms_normalize(torch.tensor([[3.0, -3.0]]))
     tensor([[ 1., -1.]])
     """
-    mean_square = _at_least_float32(x).flatten(1).square().mean(1)
+    mean_square = at_least_float32(x).flatten(1).square().mean(1)
     return x * (gain * torch.rsqrt(mean_square + eps)).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
@@ -79,7 +80,7 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     >>> goodness(torch.tensor([[1.0, 2.0, 3.0]]), selected=[0, 2])
     tensor([5.])
     """
-    flat = _at_least_float32(h).flatten(1)
+    flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
     return flat.square().mean(1)

@@ -167,8 +167,8 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         others: Tensor | None = None
         losses: list[Tensor] = []
         goodnesses: list[Tensor] = []
-        one_by_one = self.update == "immediate"
-        for group in [[k] for k in range(len(self.units))] if one_by_one else [list(range(len(self.units)))]:
+        everyone = list(range(len(self.units)))
+        for group in [[k] for k in everyone] if self.update == "immediate" else [everyone]:
             entries: list[Tensor | LabelledImages] = [x]  # each unit's input
             contexts = [others]  # and the summed goodness of the units before it
             for inner in range(self.inner_steps):
@@ -184,7 +184,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
                         losses.append(loss.detach())
                         goodnesses.append(g.detach())
                 self._backward(total, group)
-                last = group[-1] == len(self.units) - 1 and inner == self.inner_steps - 1
+                last = group[-1] == everyone[-1] and inner == self.inner_steps - 1
                 del h, loss, g, total  # the graph must be gone before the next unit builds its own
                 self._step(group, counted=last)
             x = entries[-1]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import RMS, Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
@@ -182,8 +183,9 @@ class DenseUnit(HiddenUnit):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
         image, value = parts  # (B, features), a copy of its own, and (B, 1)
-        norm = torch.hypot(torch.linalg.vector_norm(image, dim=1, keepdim=True), value)
-        scale = self.normalization.scale(norm, image.shape[1])
+        norm = torch.linalg.vector_norm(at_least_float32(image), dim=1, keepdim=True)
+        norm = torch.hypot(norm, at_least_float32(value))
+        scale = self.normalization.scale(norm, image.shape[1]).to(image.dtype)
         classes, label = x.encoder.num_classes, x.label.T.unsqueeze(2)  # (L, B, 1)
         one_hot = image.new_zeros(*label.shape[:2], classes)
         one_hot.scatter_(2, label, (scale * value).expand_as(label))  # (L, B, C)

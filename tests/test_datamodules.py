@@ -135,7 +135,7 @@ def test_a_batch_larger_than_the_data_is_the_data():
 
 
 def test_a_loader_goes_on_where_it_stopped():
-    data = InMemoryDataset(torch.arange(40.0).view(40, 1), torch.zeros(40))
+    data = InMemoryDataset(torch.arange(40.0).view(40, 1), torch.zeros(40).long())
 
     def loader(epoch):
         sampler = SeededSampler(40, 8, train=True, seed=1)
@@ -316,6 +316,18 @@ def test_labels_must_be_integers(trainer):
         _run(PairedDataModule(_Foreign(target=torch.rand(24)), num_classes=3), trainer)
 
 
+def test_datasets_are_checked_batch_by_batch_and_tensors_at_once(trainer):
+    target = torch.arange(24) % 3
+    target[17] = 5
+    tensors = torch.utils.data.TensorDataset(torch.rand(24, 1, 4, 5), target)
+    with pytest.raises(DataError, match="train data: sample 17 has the label 5"):
+        _run(PairedDataModule(train=tensors, num_classes=3), trainer)
+    with pytest.raises(DataError, match=r"a batch of PairedDataModule: sample \d+ has the label 5"):
+        _run(PairedDataModule(train=torch.utils.data.Subset(tensors, range(24)), num_classes=3, val_size=0), trainer)
+    with pytest.raises(DataError, match="integers are needed"):
+        InMemoryDataset(torch.rand(3, 1, 4, 5), torch.rand(3))
+
+
 def test_missing_data_says_what_to_do(tmp_path, trainer):
     with pytest.raises(DataError, match=r"(?s)MNIST: there is none under .*--data.data_dir"):
         MNISTDataModule(str(tmp_path / "nothing"), download=False).dataset("train")
@@ -336,9 +348,9 @@ def test_truncated_data_says_what_to_do(tiny_mnist, tmp_path):
     [
         (lambda: PairedDataModule(batch_size=0), "batch_size=0"),
         (
-            lambda: PairedDataModule(train=InMemoryDataset(torch.rand(5, 1, 4, 5), torch.zeros(5)), val_size=5).dataset(
-                "train"
-            ),
+            lambda: PairedDataModule(
+                train=InMemoryDataset(torch.rand(5, 1, 4, 5), torch.zeros(5).long()), val_size=5
+            ).dataset("train"),
             "leaves nothing",
         ),
         (lambda: PairedDataModule().input_shape, "no data"),
@@ -351,7 +363,7 @@ def test_what_cannot_work_is_refused(make, message):
 
 
 def test_empty_data(trainer):
-    data = PairedDataModule(train=InMemoryDataset(torch.rand(0, 1, 4, 5), torch.zeros(0)), num_classes=3)
+    data = PairedDataModule(train=InMemoryDataset(torch.rand(0, 1, 4, 5), torch.zeros(0).long()), num_classes=3)
     with pytest.raises(DataError, match="empty"):
         _run(data, trainer)
 

@@ -53,10 +53,12 @@ class InMemoryDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     Args:
         image: ``(N, *)``, uint8, or float in [0, 1].
-        target: ``(N,)``.
+        target: ``(N,)``, integers.
     """
 
     def __init__(self, image: Tensor, target: Tensor) -> None:
+        if target.is_floating_point():
+            raise DataError(f"labels are {target.dtype}, and integers are needed: target.long() if they are whole.")
         self.image, self.target = image, target.to(torch.int64)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.datamodules.loading import (
@@ -94,6 +94,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         self._input_shape: tuple[int, ...] | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
+        self._check_batches = datamodule is not None  # data in memory is checked once, as a whole
         record(self, logger=False)
 
     # ---------------------------------------------------------------- datasets
@@ -148,6 +149,8 @@ class PairedDataModule(Recorded, L.LightningDataModule):
     def _checked(self, dataset: Dataset[Any] | None, part: Part) -> Dataset[Any] | None:
         if dataset is not None and len(dataset) == 0:  # type: ignore[arg-type]  # map-style
             raise DataError(f"{part} data: the data set is empty.")
+        if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+            dataset = InMemoryDataset(*dataset.tensors)  # fetched whole rather than sample by sample
         if isinstance(dataset, InMemoryDataset):
             check_samples(dataset.image, dataset.target, self._num_classes, f"{part} data")
         return dataset
@@ -214,6 +217,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
                 raise ConfigurationError(f"there is no {part} data: PairedDataModule(..., {part}=a dataset).")
             return _nothing()
         in_memory = isinstance(dataset, InMemoryDataset)
+        self._check_batches = not in_memory
         sampler = SeededSampler(
             len(dataset),  # type: ignore[arg-type]  # map-style
             self.batch_size,
@@ -257,18 +261,18 @@ class PairedDataModule(Recorded, L.LightningDataModule):
     # ---------------------------------------------------------------- pairs
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Run the wrapped datamodule's hook, and check what its loaders give while it is still on the CPU."""
-        if self.inner is None:
-            return batch
-        batch = self.inner.on_before_batch_transfer(batch, dataloader_idx)
-        if self.trainer is None or not self.trainer.predicting:
+        """Run the wrapped datamodule's hook, and check what loaders give while it is still on the CPU."""
+        if self.inner is not None:
+            batch = self.inner.on_before_batch_transfer(batch, dataloader_idx)
+        if self._check_batches and (self.trainer is None or not self.trainer.predicting):
+            name = type(self if self.inner is None else self.inner).__name__
             pair = batch[:2] if isinstance(batch, list | tuple) else ()
             if len(pair) < 2 or not all(isinstance(part, Tensor) for part in pair):
                 raise DataError(
-                    f"{type(self.inner).__name__} gives {type(batch).__name__}, and batches that begin (image, target) "
+                    f"{name} gives {type(batch).__name__}, and batches that begin (image, target) "
                     "are needed: have its collate_fn return them."
                 )
-            check_samples(batch[0], batch[1], self.num_classes, f"a batch of {type(self.inner).__name__}")
+            check_samples(batch[0], batch[1], self.num_classes, f"a batch of {name}")
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
