@@ -197,7 +197,13 @@ model:
   class_path: IntFFModule
   init_args:
     units:
-      - {{class_path: DenseUnit, init_args: {{widths: [20, 10]}}}}
+      - class_path: DenseUnit
+        init_args:
+          widths: [20, 10]
+          goodness: {{class_path: MeanSquares, init_args: {{selected: [0, 1, 2]}}}}
+          loss: {{class_path: SoftplusLoss, init_args: {{threshold: 1.0}}}}
+          normalization: {{class_path: RMS, init_args: {{gain: 2.0}}}}
+          scheduler: {{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {{max_lr: 0.02}}}}
       - class_path: HiddenUnit
         init_args:
           body: {{class_path: torch.nn.Linear, init_args: {{in_features: 10, out_features: 5}}}}
@@ -220,6 +226,12 @@ def fitted(tmp_path_factory):
 def test_reload_from_the_command_lines_checkpoint(fitted):
     module = IntFFModule.load_from_checkpoint(fitted)
     assert isinstance(module.units[1].body, nn.Linear)
+    assert module.units[0].goodness.selected == [0, 1, 2]
+    assert module.units[0].loss.threshold == 1.0
+    assert module.units[0].normalization.gain == 2.0
+    factories = torch.load(fitted, weights_only=True)["recipes"]["model"]["init_args"]
+    assert factories["units"][0]["init_args"]["scheduler"]["class_path"].endswith("OneCycleLR")
+    assert factories["optimizer"]["class_path"].endswith("AdamW")
     image = torch.rand(3, 1, 12, 12)
     assert torch.equal(IntFFModule.load_from_checkpoint(fitted)(image), module(image))
 
