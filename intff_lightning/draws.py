@@ -81,8 +81,11 @@ class Draws:
     def bits(self, *shape: int) -> Tensor:
         """Uniform 64-bit integers, int64 ``(B, *shape)``."""
         size = math.prod(shape)
-        step = torch.arange(self._drawn, self._drawn + size, device=self.device) * _signed(_GOLDEN)
+        first = self._drawn
         self._drawn += size
+        if size == 1:
+            return splitmix64(self._state + _signed(first * _GOLDEN)).view(-1, *shape)
+        step = torch.arange(first, first + size, device=self.device) * _signed(_GOLDEN)
         return splitmix64(self._state.unsqueeze(1) + step).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -91,7 +94,7 @@ class Draws:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform int64 in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""
-        return _shift_right(self.bits(*shape), 1) % high
+        return (self.bits(*shape) & ((1 << 63) - 1)) % high
 
     def permutations(self, count: int) -> Tensor:
         """A permutation of ``range(count)`` for every sample, int64 ``(B, count)``."""

@@ -83,7 +83,7 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    return flat.square().mean(1)
+    return torch.linalg.vecdot(flat, flat) / flat.shape[1]  # quicker than a square and its mean, backward too
 
 
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:
