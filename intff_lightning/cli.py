@@ -120,8 +120,9 @@ class IntFFCLI(LightningCLI):
             if not best or not Path(best).is_file():
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
-        if trainer.is_global_zero and trainer.log_dir:
-            _say_where(Path(trainer.log_dir), [Path(path) for path in paths if path])
+        log_dir = trainer.log_dir  # on every process: it asks the first one
+        if trainer.is_global_zero and log_dir:
+            _say_where(Path(log_dir), [Path(path) for path in paths if path])
 
     def before_fit(self) -> None:
         """Keep the configuration beside the results."""
@@ -244,4 +245,6 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {explain(error)}", markup=False)
         return 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or its threads may abort while the interpreter ends
     return 0

@@ -83,7 +83,9 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    return torch.linalg.vecdot(flat, flat) / flat.shape[1]  # quicker than a square and its mean, backward too
+    # quicker than a square and its mean, backward too
+    mean_square: Tensor = torch.linalg.vecdot(flat, flat) / flat.shape[1]
+    return mean_square
 
 
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:

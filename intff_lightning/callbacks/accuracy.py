@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from intff_lightning.callbacks.reduced import log_reduced
 from intff_lightning.pairs import image_and_target
 
 __all__ = ["GoodnessAccuracy"]
@@ -69,5 +70,5 @@ class GoodnessAccuracy(Callback):
         self.confusion[stage] = counts[0].cpu()
         right = counts.diagonal(dim1=1, dim2=2).sum(1) / counts.sum((1, 2))
         vote, *units = right.tolist()
-        module.log(f"{stage}/accuracy", vote, prog_bar=True, batch_size=1)
-        module.log_dict({f"{stage}/accuracy/unit_{k}": unit for k, unit in enumerate(units)}, batch_size=1)
+        log_reduced(module, {f"{stage}/accuracy": vote}, prog_bar=True)
+        log_reduced(module, {f"{stage}/accuracy/unit_{k}": unit for k, unit in enumerate(units)})

@@ -75,9 +75,10 @@ class TrainingFigures(Callback):
     @staticmethod
     def folder(trainer: L.Trainer) -> Path | None:
         """Where the figures of this run lie; ``None`` without a log folder, and on other processes than the first."""
-        if trainer.log_dir is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log_dir = trainer.log_dir  # once, on every process: it asks the first one
+        if log_dir is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        return Path(trainer.log_dir) / "figures"
+        return Path(log_dir) / "figures"
 
     def _curves(self, path: Path, title: str, label: str, series: dict[str, str], scale: float = 1) -> None:
         from matplotlib import colormaps

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC
 
+from intff_lightning.callbacks.reduced import log_reduced
+
 __all__ = ["GoodnessLogger"]
 
 
@@ -134,4 +136,4 @@ class GoodnessLogger(Callback):
 
 def _log(module: L.LightningModule, means: dict[str, Tensor]) -> None:
     values = {f"{name}/unit_{k}": float(value) for name, row in means.items() for k, value in enumerate(row.tolist())}
-    module.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+    log_reduced(module, {name: value for name, value in values.items() if value == value})

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from intff_lightning.callbacks.reduced import log_reduced
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.pairs import image_and_target
 
@@ -196,7 +197,7 @@ class LinearProbe(Callback):
     def _log(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         if self._right is not None:
             right, count = trainer.strategy.reduce(self._right, reduce_op="sum").tolist()
-            module.log(f"{stage}/probe_accuracy", right / count, batch_size=1)
+            log_reduced(module, {f"{stage}/probe_accuracy": right / count})
 
     # ---------------------------------------------------------------- checkpoints
 
