@@ -377,6 +377,7 @@ def test_images_smaller_than_the_overlay(trainer):
 def test_real_mnist(real_data, trainer):
     """The real set: sizes, split, and that a minute of training is far above chance."""
     data = MNISTDataModule(real_data, negatives=WrongLabels(1), batch_size=256)
+    data.prepare_data()  # unpacks, where only the .gz files are there
     assert [len(data.dataset(part)) for part in ("train", "val", "test")] == [55000, 5000, 10000]
     assert np.isclose(float(data.dataset("test").image.float().mean()) / 255, 0.1325, atol=1e-4)
     from intff_lightning.local import UnitL2
