@@ -18,7 +18,7 @@ def main(arguments: argparse.Namespace) -> None:
             read, argmax = [], []
             for checkpoint in arguments.checkpoint:
                 module = IntFFModule.load_from_checkpoint(checkpoint)
-                probe = LinearProbe(label=label, hidden=hidden)  # type: ignore[arg-type]
+                probe = LinearProbe(label=label, hidden=hidden)
                 trainer = L.Trainer(logger=False, enable_progress_bar=False, callbacks=[GoodnessAccuracy(), probe])
                 trainer.test(module, MNISTDataModule(arguments.data_dir, batch_size=256), verbose=False)
                 read.append(100 * float(trainer.callback_metrics["test/probe_accuracy"]))

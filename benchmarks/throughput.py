@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from benchmarks.results import summary, write
-from intff_lightning.cli import main as command_line
+from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
 
 
@@ -86,23 +86,21 @@ def main(arguments: argparse.Namespace) -> None:
     data.prepare_data()
     train: Any = data.dataset("train")
     turns = TakeTurns(BareLoop(train.image, train.target))
-    import intff_lightning.cli as cli
-
     original = cli.IntFFCLI.instantiate_trainer
 
     def with_turns(self: Any, **options: Any) -> L.Trainer:
         trainer = original(self, **options)
-        trainer.callbacks.append(turns)  # type: ignore[attr-defined]
+        trainer.callbacks.append(turns)
         return trainer
 
-    cli.IntFFCLI.instantiate_trainer = with_turns  # type: ignore[method-assign]
+    cli.IntFFCLI.instantiate_trainer = with_turns
     options = [
         "--trainer.max_epochs",
         str(arguments.epochs + 2),
         "--trainer.default_root_dir",
         str(arguments.out / "logs"),
     ]
-    code = command_line(
+    code = cli.main(
         [
             "fit",
             "--config",

@@ -113,10 +113,11 @@ class IntFFCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best weights, and say where everything is."""
-        trainer, config = self.trainer, self.config["fit"]
+        trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
+        config = self.config["fit"]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if trainer.checkpoint_callback else ""
-        paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]  # type: ignore[attr-defined]
-        if config["test_after_fit"] and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]
+        if config["test_after_fit"] and not trainer.fast_dev_run:
             if not best or not Path(best).is_file():
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)

@@ -13,10 +13,44 @@ from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.recipe import Recorded
 
-__all__ = ["RMS", "Goodness", "LocalLoss", "MeanSquares", "NoNormalization", "SoftplusLoss", "UnitL2"]
+__all__ = [
+    "RMS",
+    "Goodness",
+    "LocalLoss",
+    "MeanSquares",
+    "NoNormalization",
+    "ScaleNormalization",
+    "SoftplusLoss",
+    "UnitL2",
+]
 
 
-class UnitL2(Recorded, nn.Module):
+Others = tuple[Tensor, Tensor | None] | None
+"""Positive ``(B,)`` and negative ``(B, k)`` goodness of the units before, as :meth:`LocalLoss.forward` gets it."""
+
+
+class ScaleNormalization(Recorded, nn.Module):
+    """Base of normalizations that scale each sample by a factor of its L2 norm alone.
+
+    Args:
+        gain: size of the result, in the measure of the subclass.
+        eps: keeps samples that are all zero at zero.
+    """
+
+    def __init__(self, gain: float, eps: float) -> None:
+        super().__init__()
+        self.gain, self.eps = gain, eps
+
+    def scale(self, norm: Tensor, features: int) -> Tensor:
+        """Factor ``(B, 1)`` by which ``forward`` scales samples of this L2 norm ``(B, 1)``."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(module)``."""
+        return f"gain={self.gain:g}, eps={self.eps:g}"
+
+
+class UnitL2(ScaleNormalization):
     """The paper's input normalization, :func:`~intff_lightning.functional.unit_l2_normalize`.
 
     Args:
@@ -25,23 +59,18 @@ class UnitL2(Recorded, nn.Module):
     """
 
     def __init__(self, gain: float = 1.0, eps: float = 1e-4) -> None:
-        super().__init__()
-        self.gain, self.eps = gain, eps
+        super().__init__(gain, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``(B, *)``."""
         return F.unit_l2_normalize(x, self.gain, self.eps)
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
-        """Factor ``(B, 1)`` by which :meth:`forward` scales samples of this L2 norm ``(B, 1)``."""
+        """See :meth:`ScaleNormalization.scale`."""
         return self.gain / (norm + self.eps)
 
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return f"gain={self.gain:g}, eps={self.eps:g}"
 
-
-class RMS(Recorded, nn.Module):
+class RMS(ScaleNormalization):
     """Root-mean-square normalization, :func:`~intff_lightning.functional.rms_normalize`.
 
     Args:
@@ -50,20 +79,15 @@ class RMS(Recorded, nn.Module):
     """
 
     def __init__(self, gain: float = 1.0, eps: float = 1e-8) -> None:
-        super().__init__()
-        self.gain, self.eps = gain, eps
+        super().__init__(gain, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``(B, *)``."""
         return F.rms_normalize(x, self.gain, self.eps)
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
-        """Factor ``(B, 1)`` by which :meth:`forward` scales samples of this L2 norm ``(B, 1)``."""
+        """See :meth:`ScaleNormalization.scale`."""
         return self.gain * (norm.square() / features + self.eps).rsqrt()
-
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return f"gain={self.gain:g}, eps={self.eps:g}"
 
 
 class NoNormalization(Recorded, nn.Module):
@@ -103,13 +127,7 @@ class MeanSquares(Goodness):
 class LocalLoss(Recorded, nn.Module):
     """Base of local losses: what one unit minimizes, from goodness alone."""
 
-    def forward(
-        self,
-        positive: Tensor,
-        negative: Tensor | None,
-        target: Tensor,
-        others: tuple[Tensor, Tensor | None] | None,
-    ) -> Tensor:
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
         """Compute the scalar loss of one unit.
 
         Args:
@@ -133,13 +151,7 @@ class SoftplusLoss(LocalLoss):
         super().__init__()
         self.threshold = threshold
 
-    def forward(
-        self,
-        positive: Tensor,
-        negative: Tensor | None,
-        target: Tensor,
-        others: tuple[Tensor, Tensor | None] | None,
-    ) -> Tensor:
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
         """See :meth:`LocalLoss.forward`; target and other units play no part."""
         return F.softplus_loss(positive, negative, self.threshold)
 

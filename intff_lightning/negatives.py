@@ -59,7 +59,7 @@ class RelabellingSource(NegativeSource):
 
 
 class WrongLabels(RelabellingSource):
-    """The image itself under k different labels, each strictly wrong (about 2 points better than shuffled ones).
+    """The image itself under k different labels, each strictly wrong.
 
     Args:
         k: negatives per positive, from 1 to ``num_classes - 1``.

@@ -106,6 +106,19 @@ def build(value: Any) -> Any:
     raise CheckpointError(f"{value['class_path']} is not a part of a network, so a recipe may not build it")
 
 
+def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Recipes by name, ``None`` for what has none, and the names of those."""
+    plain: dict[str, Any] = {}
+    lost = []
+    for name, value in values.items():
+        try:
+            plain[name] = recipe(value)
+        except NoRecipeError:
+            plain[name] = None
+            lost.append(name)
+    return plain, lost
+
+
 def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
     """Save a module's or datamodule's constructor arguments as hyperparameters, in plain values only.
 
@@ -117,14 +130,8 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
         logger: send the hyperparameters to the loggers.
         **defaults: hyperparameters that are settled later.
     """
-    plain = dict(defaults)
-    lost = []
-    for name, value in owner.init_arguments().items():
-        try:
-            plain[name] = recipe(value)
-        except NoRecipeError:
-            plain[name] = None
-            lost.append(name)
+    arguments, lost = _plain(owner.init_arguments())
+    plain = {**defaults, **arguments}
     if lost:
         owner.save_hyperparameters()  # on the command line Lightning gives what was parsed, here; in Python, nothing
         given = dict(owner.hparams) if "_instantiator" in owner.hparams else {}
@@ -135,10 +142,5 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
 
 def recipe_of(owner: Any) -> dict[str, Any]:
     """Recipe of a module or datamodule from its hyperparameters; what has no recipe is ``None`` in it."""
-    arguments = {}
-    for name, value in owner.hparams.items():
-        try:
-            arguments[name] = recipe(value)
-        except NoRecipeError:
-            arguments[name] = None
+    arguments, _ = _plain(owner.hparams)
     return {"class_path": f"{type(owner).__module__}.{type(owner).__qualname__}", "init_args": arguments}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelledImages
-from intff_lightning.local import RMS, Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.local import Goodness, LocalLoss, MeanSquares, ScaleNormalization, SoftplusLoss, UnitL2
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.recipe import Recorded, build
 
@@ -179,7 +179,7 @@ class DenseUnit(HiddenUnit):
         """
         linear, activation = first
         parts = x.encoder.one_hot(x.image)
-        if parts is None or not isinstance(self.normalization, UnitL2 | RMS):
+        if parts is None or not isinstance(self.normalization, ScaleNormalization):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
         image, value = parts  # (B, features), a copy of its own, and (B, 1)

@@ -44,7 +44,8 @@ class GoodnessAccuracy(Callback):
     ) -> None:
         """Classify a batch."""
         image, target = image_and_target(batch)
-        units: Tensor = pl_module.label_goodness(image)  # type: ignore[operator]  # (U, B, C)
+        network: Any = pl_module
+        units: Tensor = network.label_goodness(image)  # (U, B, C)
         vote = units[list(getattr(pl_module, "vote", range(len(units))))].sum(0, keepdim=True)
         guesses = torch.cat([vote, units]).argmax(2)
         counts = torch.stack(

@@ -26,7 +26,7 @@ class _Sums:
     def add(self, outputs: Mapping[str, Tensor]) -> None:
         positive, negative = outputs["positive_goodness"].detach(), outputs["negative_goodness"].detach()
         units, size = positive.shape
-        loss = outputs.get("unit_loss", positive.new_full((units,), torch.nan))
+        loss = outputs["unit_loss"] if "unit_loss" in outputs else positive.new_full((units,), torch.nan)
         row = torch.stack([loss.detach(), positive.mean(1), negative.mean((1, 2))])  # no negatives: not a number
         # float32 sums over many samples lose digits; only Apple's GPUs have no float64
         row = (row if row.device.type == "mps" else row.double()).mul_(size)
@@ -117,8 +117,9 @@ class GoodnessLogger(Callback):
     ) -> None:
         """Add a batch."""
         if not (isinstance(outputs, Mapping) and "positive_goodness" in outputs):
-            positive = pl_module.goodness(batch.positive)  # type: ignore[operator]  # (U, B)
-            negative = pl_module.goodness(batch.negative).view(*positive.shape, -1)  # type: ignore[operator]
+            network: Any = pl_module
+            positive = network.goodness(batch.positive)  # (U, B)
+            negative = network.goodness(batch.negative).view(*positive.shape, -1)  # (U, B, k)
             outputs = {"positive_goodness": positive, "negative_goodness": negative}
         self._evaluation.add(outputs)
 

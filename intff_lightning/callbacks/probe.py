@@ -58,7 +58,6 @@ class LinearProbe(Callback):
         label: labels shown while features are taken, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
         hidden: take every layer's activations, not only the units' outputs.
         epochs: passes over the training data in one fit.
-        batch_size: samples per step.
         learning_rate: of Adam at the start of a fit; it falls to zero along a cosine.
         weight_decay: decoupled, of the weights.
         cache_bytes: features are computed once where they fit, else anew in every pass.
@@ -84,8 +83,13 @@ class LinearProbe(Callback):
         self._generator = torch.Generator().manual_seed(0)  # of its own: the run's draws must not depend on a probe
         self._restored: dict[str, Any] = {}
         self._right: Tensor | None = None  # (2,): right, all
+        self._ready = False  # the training data is set up
 
     # ---------------------------------------------------------------- fitting
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note whether Lightning has set up the training data."""
+        self._ready = self._ready or stage == "fit"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit, where it is time to."""
@@ -124,14 +128,18 @@ class LinearProbe(Callback):
                 self._step(trainer, features, target, 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
                 if epoch == 0:
                     size += features.numel() * features.element_size()
-                    cached = [*cached, (features, target)] if size <= self.cache_bytes else []
+                    cached.append((features, target))
+                    if size > self.cache_bytes:
+                        cached.clear()
         if self.layer is None:
             raise ConfigurationError("LinearProbe: the training data gives no batch to fit the probe on.")
 
     def _features(self, trainer: L.Trainer, module: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Features ``(B, F)`` and targets of the training images, without augmentation."""
         source: Any = getattr(trainer, "datamodule", None) or module
-        source.setup("fit")
+        if not self._ready:  # once: a second split of somebody's data may be another one
+            source.setup("fit")
+            self._ready = True
         for batch in source.train_dataloader():
             batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
@@ -157,7 +165,7 @@ class LinearProbe(Callback):
         assert self._optimizer is not None
         loss = cross_entropy(self.layer(features), target)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own is not annotated
         if isinstance(trainer.strategy, ParallelStrategy):
             for parameter in self.layer.parameters():
                 assert parameter.grad is not None

@@ -303,7 +303,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
             training: augment, and draw anew every epoch.
         """
         epoch = self.trainer.current_epoch if training and self.trainer else 0
-        # the parts of the data count their samples from 0 each, and must not share draws
+        # training and evaluation data count their samples from 0 each, and must not share draws
         generator = Draws(self.seed or 0, epoch, index if training else ~index)
         module = self.trainer.lightning_module if self.trainer else None
         image = _as_float(image, module)
