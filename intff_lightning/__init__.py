@@ -1,11 +1,13 @@
 """Integrated Forward-Forward learning as PyTorch Lightning modules.
 
 Reading order: ``functional`` (the paper's equations), ``labels`` and ``negatives`` (what the network is shown),
-``local`` and ``units`` (hidden units), ``module`` (the algorithm), ``classifier`` (the trained network), then
-``datamodules``, ``callbacks`` and ``cli`` around them.
+``local`` and ``units`` (hidden units), ``module`` (the algorithm), ``classifier`` (the trained network), ``backprop``
+(the baseline), ``corruptions`` (what can be wrong with a training set), then ``datamodules``, ``callbacks``, ``cli``
+and ``reproduce`` (the paper's tables and figures) around them.
 """
 
 from intff_lightning._version import __version__
+from intff_lightning.backprop import BackpropModule
 from intff_lightning.labels import LabelOverlay
 from intff_lightning.module import IntFFModule
 from intff_lightning.negatives import ShuffledLabels, WrongLabels
@@ -13,6 +15,7 @@ from intff_lightning.pairs import PairedBatch
 from intff_lightning.units import DenseUnit, HiddenUnit
 
 __all__ = [
+    "BackpropModule",
     "DenseUnit",
     "HiddenUnit",
     "IntFFModule",

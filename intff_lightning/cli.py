@@ -1,17 +1,15 @@
 """The command line: ``python -m intff_lightning {fit,validate,test,predict}``."""
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-import torch
+import torch.distributed
 import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -21,15 +19,18 @@ from lightning.pytorch.plugins import CheckpointIO
 from rich.console import Console
 
 import intff_lightning.augmentations
+import intff_lightning.backprop
+import intff_lightning.corruptions
 import intff_lightning.datamodules
+import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, read_recipes
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.messages import explain, known_options, shorten
-from intff_lightning.module import IntFFModule
+from intff_lightning.messages import explain, known_options, quiet, shorten
+from intff_lightning.network import Network
 
 __all__ = ["IntFFCLI", "main"]
 
@@ -89,7 +90,9 @@ class IntFFCLI(LightningCLI):
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, list) else [given]
         report = ours.TerminalReport(epoch_lines=not terminal)
-        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), ours.LinearProbe(), report]
+        defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
+        if hasattr(self.model, "embed"):
+            defaults.insert(2, ours.LinearProbe())
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
         if self.subcommand == "fit" and not quick:
@@ -186,24 +189,6 @@ def _say_where(log_dir: Path, checkpoints: list[Path]) -> None:
             print(f"{what:<12}{os.path.relpath(path)}")
 
 
-def _quiet() -> None:
-    """Silence what the user cannot act on; warnings that can be acted on stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # data in memory needs none
-        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch about Lightning
-        ".*could not find the monitored key.*",  # without validation data the last weights are kept
-        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of them
-        ".*smaller than the logging interval.*",
-        ".*exists and is not empty.*",  # two loggers share their folder on purpose
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    if not torch.cuda.is_available():  # Lightning has every optimizer step ask the driver's library again
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -214,12 +199,12 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    _quiet()
+    quiet()
     cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
     try:
         IntFFCLI.__init__(
             cli,
-            IntFFModule,
+            Network,
             PairedDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -96,6 +96,11 @@ class Draws:
         """Uniform int64 in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""
         return (self.bits(*shape) & ((1 << 63) - 1)) % high
 
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal float32, ``(B, *shape)``, by the transform of Box and Muller (1958)."""
+        radius = (-2 * torch.log1p(-self.uniform(*shape))).sqrt_()  # of 1 - u, which is never zero
+        return radius * torch.cos(2 * math.pi * self.uniform(*shape))
+
     def permutations(self, count: int) -> Tensor:
         """A permutation of ``range(count)`` for every sample, int64 ``(B, count)``."""
         return self.bits(count).argsort(dim=1)

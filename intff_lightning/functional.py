@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["at_least_float32", "goodness", "rms_normalize", "softplus_loss", "unit_l2_normalize"]
+__all__ = [
+    "at_least_float32",
+    "goodness",
+    "label_cross_entropy",
+    "rms_normalize",
+    "softplus_loss",
+    "unit_l2_normalize",
+]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -110,3 +117,25 @@ def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 
     """
     loss = softplus(threshold - positive).mean()
     return loss if negative is None else 0.5 * loss + 0.5 * softplus(negative - threshold).mean()
+
+
+def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    r"""Cross-entropy of the true label among the labels that were tried, with goodness as the logits.
+
+    .. math:: L = -\operatorname{mean}\,\log \frac{e^{g^+}}{e^{g^+} + \sum_{i=1}^{k} e^{g^-_i}}
+
+    With every wrong label among the negatives (k = C - 1) the softmax of a unit's goodness is a likelihood of labels;
+    with fewer, its sampled form. For k = 1 it is SymBa's loss (Lee and Song 2023) with alpha = 1.
+
+    Args:
+        positive: goodness ``(B,)`` of the images under their true label.
+        negative: goodness ``(B, k)`` under k wrong ones.
+
+    Returns:
+        Scalar.
+
+    >>> label_cross_entropy(torch.tensor([2.0]), torch.tensor([[2.0, 2.0, 2.0]]))  # log 4
+    tensor(1.3863)
+    """
+    goodness = torch.cat([positive.unsqueeze(1), negative], dim=1)
+    return (goodness.logsumexp(1) - positive).mean()

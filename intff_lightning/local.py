@@ -16,6 +16,7 @@ from intff_lightning.recipe import Recorded
 __all__ = [
     "RMS",
     "Goodness",
+    "LabelCrossEntropy",
     "LocalLoss",
     "MeanSquares",
     "NoNormalization",
@@ -158,3 +159,42 @@ class SoftplusLoss(LocalLoss):
     def extra_repr(self) -> str:
         """The options, for ``print(module)``."""
         return f"threshold={self.threshold:g}"
+
+
+class LabelCrossEntropy(LocalLoss):
+    r"""Tells an image's true label from wrong ones, :func:`~intff_lightning.functional.label_cross_entropy`.
+
+    .. math:: L = (1 - w) \, L_\text{cross-entropy}(g + c \, g_\text{others}) + w \, L_\text{softplus}(g)
+
+    Goodness is argmaxed over labels in the end: this is that comparison, learned. The paper's loss beside it keeps
+    goodness about the threshold.
+
+    Args:
+        threshold: theta of the softplus part.
+        threshold_weight: w, from 0 to 1.
+        collaboration: c, how much of the goodness of the units before counts (layer collaboration, Lorberbom et al.
+            2024): with 1 a unit learns what they have left undone, which suits a vote of all units.
+    """
+
+    def __init__(self, threshold: float = 1.5, threshold_weight: float = 0.5, collaboration: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= threshold_weight <= 1:
+            raise ConfigurationError(f"LabelCrossEntropy(threshold_weight={threshold_weight}): from 0 to 1 is needed.")
+        self.threshold, self.threshold_weight, self.collaboration = threshold, threshold_weight, collaboration
+
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
+        """See :meth:`LocalLoss.forward`; negatives are needed."""
+        if negative is None:
+            raise ConfigurationError("LabelCrossEntropy compares labels, and the negative source gives no negatives.")
+        softplus = F.softplus_loss(positive, negative, self.threshold)
+        if others is not None and self.collaboration:
+            before, wrong_before = others
+            assert wrong_before is not None  # the same batch has negatives
+            positive, negative = positive + self.collaboration * before, negative + self.collaboration * wrong_before
+        return (1 - self.threshold_weight) * F.label_cross_entropy(
+            positive, negative
+        ) + self.threshold_weight * softplus
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(module)``."""
+        return f"threshold={self.threshold:g}, weight={self.threshold_weight:g}, collaboration={self.collaboration:g}"

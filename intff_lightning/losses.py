@@ -1,4 +1,7 @@
-"""Keeping the local losses of a run: their mean over an epoch, and the last step at which each was finite."""
+"""Keeping the losses of a run: their mean over an epoch, and the last step at which each was finite."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,28 +12,47 @@ __all__ = ["LossRecord"]
 
 
 class LossRecord:
-    """Collects the units' losses batch by batch, and looks at them only once a logging interval.
+    """Collects the losses of a network's parts batch by batch, and looks at them only once a logging interval.
 
     A batch costs a list's append: no operation on the device, and no wait for it.
 
     Args:
-        units: number of units.
+        names: of the parts, U of them.
         device: of their losses.
     """
 
-    def __init__(self, units: int, device: torch.device) -> None:
-        self.last_finite = torch.full((units,), -1, device=device)
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names = list(names)
+        self.last_finite = torch.full((len(self.names),), -1, device=device)
         self._waiting: list[tuple[Tensor, int, int]] = []
 
     def add(self, unit_loss: Tensor, size: int, step: int) -> None:
         """Note the losses ``(U,)``, means over ``size`` samples, of a step."""
         self._waiting.append((unit_loss, size, step))
 
+    def log(self, module: Any, batch_idx: int) -> None:
+        """Log the mean as ``train/loss``, and stop a run that diverged, where a logging interval ends.
+
+        Args:
+            module: in training; its n-th optimizer is that of the n-th part.
+            batch_idx: of the training step.
+
+        Raises:
+            DivergenceError: see :meth:`check`.
+        """
+        trainer = module.trainer
+        if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
+            return  # self.log costs more time than all of our bookkeeping
+        loss, size = self.settle()
+        # reduced over processes once, at the end of the epoch
+        module.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
+        self.check(module.global_step, [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
     def settle(self) -> tuple[Tensor, int]:
         """Work off what waits, on the device.
 
         Returns:
-            Mean over samples of the units' summed loss since the last call, and the number of samples; one batch at
+            Mean over samples of the summed loss since the last call, and the number of samples; one batch at
             least must wait.
         """
         losses, sizes, steps = zip(*self._waiting, strict=True)
@@ -45,7 +67,7 @@ class LossRecord:
         """Raise where a loss of ``step`` was not finite; this waits for the device.
 
         Raises:
-            DivergenceError: naming the first unit that diverged, and its last finite step.
+            DivergenceError: naming the first part that diverged, and its last finite step.
         """
         last = self.last_finite.tolist()
         if min(last) == step:
@@ -53,6 +75,6 @@ class LossRecord:
         k = last.index(min(last))
         when = f"its last finite step was {last[k]}" if last[k] >= 0 else "it never was"
         raise DivergenceError(
-            f"unit_{k} diverged: at step {step} its local loss is not finite; {when}.\n"
+            f"{self.names[k]} diverged: at step {step} its loss is not finite; {when}.\n"
             f"Lower its learning rate (now {learning_rates[k]:g}), or clip its gradients (gradient_clip_val)."
         )

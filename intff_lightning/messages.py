@@ -2,14 +2,19 @@
 
 import difflib
 import inspect
+import logging
+import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import torch
 
 from intff_lightning.errors import IntFFError
 from intff_lightning.recipe import Recorded
 
-__all__ = ["explain", "known_options", "shorten"]
+__all__ = ["explain", "known_options", "quiet", "shorten"]
 
 _WIDTH = 300
 
@@ -74,3 +79,21 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     lines = [line for line in str(error).splitlines() if line.strip()][:2] or [type(error).__name__]
     return "\n".join([*(line[:_WIDTH] for line in lines), "(INTFF_TRACEBACK=1 shows where.)"])
+
+
+def quiet() -> None:
+    """Silence what the user cannot act on; warnings that can be acted on stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # data in memory needs none
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch about Lightning
+        ".*could not find the monitored key.*",  # without validation data the last weights are kept
+        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of them
+        ".*smaller than the logging interval.*",
+        ".*exists and is not empty.*",  # two loggers share their folder on purpose
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    if not torch.cuda.is_available():  # Lightning has every optimizer step ask the driver's library again
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

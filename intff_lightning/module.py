@@ -10,7 +10,6 @@ No gradient crosses a unit's border; inside a unit there is ordinary, shallow ba
 import functools
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -22,15 +21,16 @@ from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay
 from intff_lightning.losses import LossRecord
+from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
-from intff_lightning.recipe import Recorded, build, recipe, recipe_of, record
+from intff_lightning.recipe import build, record
 from intff_lightning.units import HiddenUnit, UnitStack
 
 __all__ = ["IntFFModule"]
 
 
-class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
+class IntFFModule(LabelClassifier, Network):
     """A stack of hidden units, each trained on its own goodness by its own optimizer.
 
     As a network it is a :class:`~intff_lightning.classifier.LabelClassifier`: ``module(image)`` gives the scores
@@ -99,34 +99,15 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.vote = list(range(len(self.units))) if vote is None else list(vote)
         self.sweep_size = sweep_size
-        self._built = False
         record(self, input_shape=None, num_classes=None)
         self.configure_model()
 
     # ---------------------------------------------------------------- building
 
-    def setup(self, stage: str) -> None:
-        """Ask the datamodule for the shape of an image and the number of classes."""
-        known = (self.hparams["input_shape"], self.hparams["num_classes"])
-        datamodule = getattr(self.trainer, "datamodule", None)
-        seen = (getattr(datamodule, "input_shape", None), getattr(datamodule, "num_classes", None))
-        for name, mine, theirs in zip(("input_shape", "num_classes"), known, seen, strict=True):
-            if mine is None and theirs is None:
-                raise ConfigurationError(
-                    f"nothing tells {name}: wrap your data, PairedDataModule(YourDataModule()), "
-                    f"or pass it, IntFFModule(..., {name}=...)."
-                )
-            if mine is not None and theirs is not None and recipe(mine) != recipe(theirs):
-                raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
-            self.hparams[name] = recipe(theirs if mine is None else mine)
-
-    def configure_model(self) -> None:
-        """Build the units' bodies, once, as soon as the input's shape is known."""
-        input_shape, num_classes = self.hparams["input_shape"], self.hparams["num_classes"]
-        if self._built or input_shape is None or num_classes is None:
-            return
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Build the units' bodies; see :meth:`Network.build`."""
         self.encoder.num_classes = num_classes
-        self.encoder.check(tuple(input_shape), num_classes)
+        self.encoder.check(input_shape, num_classes)
         with torch.no_grad():
             shape = tuple(self.encoder(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.int64)).shape[1:])
         for k, unit in enumerate(self.units):
@@ -136,7 +117,6 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
                 raise ConfigurationError(f"unit_{k} {error}") from None
             if not any(parameter.requires_grad for parameter in unit.parameters()):
                 raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
-        self._built = True
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per unit, and its schedule where there is one."""
@@ -154,7 +134,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
 
     def on_train_start(self) -> None:
         """Start the record of the local losses."""
-        self._losses = LossRecord(len(self.units), self.device)
+        self._losses = LossRecord([f"unit_{k}" for k in range(len(self.units))], self.device)
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Tensor]:
         """Train every unit on one batch; ``global_step`` rises by one.
@@ -193,20 +173,7 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
                     x = self.units[group[-1]](entries[0])
         outputs = self._outputs(losses, goodnesses, batch)
         self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
-        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
-            # not every batch: self.log costs more time than all of our bookkeeping
-            loss, size = self._losses.settle()
-            self.log(
-                "train/loss",
-                loss,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=True,
-                sync_dist=True,  # once, at the end of the epoch
-                batch_size=size,
-            )
-            self._losses.check(self.global_step, [o.param_groups[0]["lr"] for o in self._optimizers()])
+        self._losses.log(self, batch_idx)
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
@@ -323,33 +290,11 @@ class IntFFModule(Recorded, LabelClassifier, L.LightningModule):
         """As :meth:`validation_step`."""
         return self._evaluation_step(batch, "test")
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Scores ``(B, C)`` of a :class:`PairedBatch`, of ``(image, ...)`` or of an image tensor."""
-        if isinstance(batch, PairedBatch):
-            batch = batch.image
-        scores: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
-        return scores
-
     # ---------------------------------------------------------------- checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how the network and its data were built, in plain values whatever a subclass saved."""
-        recipes = {"model": recipe_of(self)}
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, Recorded):
-            recipes["data"] = recipe_of(datamodule)
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
-        checkpoint["recipes"] = recipes
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another network, by the first thing that differs."""
-        theirs, mine = checkpoint["state_dict"], self.state_dict()
-        for name in sorted(mine.keys() | theirs.keys()):
-            shapes = [tuple(s[name].shape) if name in s else "missing" for s in (theirs, mine)]
-            if shapes[0] != shapes[1]:
-                raise CheckpointError(
-                    f"the checkpoint is of another network: {name} is {shapes[0]} there, and {shapes[1]} here."
-                )
+        """Refuse the checkpoint of another network."""
+        super().on_load_checkpoint(checkpoint)
         states = checkpoint.get("optimizer_states")
         if states and len(states) != len(self.units):
             raise CheckpointError(f"the checkpoint has {len(states)} optimizers for {len(self.units)} units.")

@@ -6,6 +6,7 @@ A recipe is ``{"class_path": "package.Class", "init_args": {...}}``, the same fo
 import functools
 import importlib
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -133,7 +134,9 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
     arguments, lost = _plain(owner.init_arguments())
     plain = {**defaults, **arguments}
     if lost:
-        owner.save_hyperparameters()  # on the command line Lightning gives what was parsed, here; in Python, nothing
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a module is among the arguments: it is not kept
+            owner.save_hyperparameters()  # on the command line Lightning gives what was parsed, here; else nothing
         given = dict(owner.hparams) if "_instantiator" in owner.hparams else {}
         plain.update({name: given[name] for name in lost if name in given})
         owner.hparams.clear()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from reference import local_loss
 
 from intff_lightning import functional as F
-from intff_lightning.local import RMS, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.local import RMS, LabelCrossEntropy, MeanSquares, SoftplusLoss, UnitL2
 
 
 def test_unit_l2_by_hand():
@@ -89,3 +90,52 @@ def test_the_loss_falls_under_plain_gradient_descent():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
     assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(losses))
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_label_cross_entropy_is_torchs_and_symbas(k):
+    goodness = torch.randn(32, 1 + k, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
+    ours = F.label_cross_entropy(goodness[:, 0], goodness[:, 1:])
+    first = torch.zeros(32, dtype=torch.int64)
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(goodness, first))
+    if k == 1:
+        symba = torch.nn.functional.softplus(goodness[:, 1] - goodness[:, 0]).mean()
+        torch.testing.assert_close(ours, symba)
+
+
+def test_label_cross_entropy_does_not_overflow():
+    assert F.label_cross_entropy(torch.tensor([1e4]), torch.tensor([[0.0]])) == 0
+    assert F.label_cross_entropy(torch.tensor([0.0]), torch.tensor([[1e4]])) == 1e4
+
+
+def test_the_label_loss_mixes_its_parts_and_counts_the_units_before():
+    generator = torch.Generator().manual_seed(0)
+    positive, before = torch.rand(2, 16, generator=generator, dtype=torch.float64) * 3
+    negative, wrong_before = torch.rand(2, 16, 9, generator=generator, dtype=torch.float64) * 3
+    target = torch.zeros(16, dtype=torch.int64)
+    softplus = F.softplus_loss(positive, negative, 1.5)
+    for weight, collaboration in ((0.0, 0.0), (0.3, 0.0), (0.3, 0.5), (1.0, 0.5)):
+        loss = LabelCrossEntropy(threshold_weight=weight, collaboration=collaboration)
+        logits = torch.cat([positive[:, None], negative], 1) + collaboration * torch.cat(
+            [before[:, None], wrong_before], 1
+        )
+        expected = (1 - weight) * torch.nn.functional.cross_entropy(logits, target) + weight * softplus
+        torch.testing.assert_close(loss(positive, negative, target, (before, wrong_before)), expected)
+        alone = (1 - weight) * F.label_cross_entropy(positive, negative) + weight * softplus
+        torch.testing.assert_close(loss(positive, negative, target, None), alone)
+    with pytest.raises(ConfigurationError, match="no negatives"):
+        loss(positive, None, target, None)
+    with pytest.raises(ConfigurationError, match="threshold_weight=2"):
+        LabelCrossEntropy(threshold_weight=2)
+
+
+def test_the_label_loss_falls_under_gradient_descent():
+    goodness = torch.zeros(8, 10, requires_grad=True)
+    losses = []
+    for _ in range(20):
+        loss = LabelCrossEntropy()(goodness[:, 0], goodness[:, 1:], torch.zeros(8), None)
+        (gradient,) = torch.autograd.grad(loss, goodness)
+        with torch.no_grad():
+            goodness -= gradient
+        losses.append(loss.item())
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))

@@ -19,7 +19,8 @@ class GoodnessAccuracy(Callback):
 
     Every label is tried on every image (``module.label_goodness(image) -> (U, B, C)``); the units in ``module.vote``
     are summed for the vote, all of them where there is no such attribute. Logs ``val/accuracy`` and
-    ``val/accuracy/unit_0`` and so on, and the same under ``test/``.
+    ``val/accuracy/unit_0`` and so on, and the same under ``test/``. A module without ``label_goodness`` is taken for a
+    classifier like any other: its scores are ``module(image) -> (B, C)``.
 
     Attributes:
         confusion: the last evaluation's counts ``(C, C)`` by stage (``val``, ``test``), rows are true classes.
@@ -45,11 +46,17 @@ class GoodnessAccuracy(Callback):
         """Classify a batch."""
         image, target = image_and_target(batch)
         network: Any = pl_module
-        units: Tensor = network.label_goodness(image)  # (U, B, C)
-        vote = units[list(getattr(pl_module, "vote", range(len(units))))].sum(0, keepdim=True)
-        guesses = torch.cat([vote, units]).argmax(2)
+        if hasattr(network, "label_goodness"):
+            units: Tensor = network.label_goodness(image)  # (U, B, C)
+            vote = units[list(getattr(network, "vote", range(len(units))))].sum(0, keepdim=True)
+            scores = torch.cat([vote, units])
+        else:
+            scores = network(image).unsqueeze(0)
         counts = torch.stack(
-            [multiclass_confusion_matrix(guess, target, units.shape[2], validate_args=False) for guess in guesses]
+            [
+                multiclass_confusion_matrix(guess, target, scores.shape[2], validate_args=False)
+                for guess in scores.argmax(2)
+            ]
         )
         self._counts = counts if self._counts is None else self._counts + counts
 

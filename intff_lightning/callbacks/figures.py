@@ -32,7 +32,10 @@ class TrainingFigures(Callback):
         folder = self.folder(trainer)
         if folder is None or not self.history:
             return
-        self._curves(folder / "local_loss.png", "Local loss of each unit", "local loss", {"": "train/loss/unit_"})
+        if "train/loss/unit_0" in self.history:
+            self._curves(folder / "local_loss.png", "Local loss of each unit", "local loss", {"": "train/loss/unit_"})
+        else:
+            self._curves(folder / "loss.png", "Loss", "loss", {"training": "train/loss", "validation": "val/loss"})
         self._curves(
             folder / "goodness.png",
             "Goodness of training data",
@@ -101,7 +104,8 @@ class TrainingFigures(Callback):
                 style: dict[str, Any] = {"color": color, "linestyle": _LINES[list(series).index(kind) % len(_LINES)]}
                 text = f"unit {k} {kind}".strip()
             else:
-                style, text = {"color": "black", "linewidth": 2, "linestyle": "--"}, kind
+                line = _LINES[(1 + list(series).index(kind)) % len(_LINES)]
+                style, text = {"color": "black", "linewidth": 2, "linestyle": line}, kind
             epochs, values = zip(*self.history[name], strict=True)
             axes.plot(epochs, [scale * v for v in values], label=text, marker="o" * (len(epochs) == 1), **style)
         if names:

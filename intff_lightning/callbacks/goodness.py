@@ -75,7 +75,7 @@ class GoodnessLogger(Callback):
 
     It reads what the module's step returns (``unit_loss``, ``positive_goodness``, ``negative_goodness``, as
     :class:`~intff_lightning.module.IntFFModule` does); outside training, a module that returns nothing of the kind is
-    asked for ``module.goodness(batch.positive)``.
+    asked for ``module.goodness(batch.positive)``; one without ``goodness`` has nothing to log.
 
     Args:
         auroc_bins: thresholds of the binned AUROC; more come closer to the exact area.
@@ -118,6 +118,8 @@ class GoodnessLogger(Callback):
         """Add a batch."""
         if not (isinstance(outputs, Mapping) and "positive_goodness" in outputs):
             network: Any = pl_module
+            if not hasattr(network, "goodness"):
+                return
             positive = network.goodness(batch.positive)  # (U, B)
             negative = network.goodness(batch.negative).view(*positive.shape, -1)  # (U, B, k)
             outputs = {"positive_goodness": positive, "negative_goodness": negative}

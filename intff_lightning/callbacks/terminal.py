@@ -27,8 +27,8 @@ class TerminalReport(Callback):
         self.epoch_lines, self.console = epoch_lines, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the units that are about to be trained."""
-        if trainer.is_global_zero and hasattr(pl_module, "units"):
+        """Print what is about to be trained."""
+        if trainer.is_global_zero and (hasattr(pl_module, "units") or hasattr(pl_module, "body")):
             (self.console or Console()).print(unit_table(pl_module, trainer.optimizers))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,19 +68,19 @@ def unit_table(module: Any, optimizers: Sequence[Optimizer]) -> Table:
     """Build the table of a network's units: their layers, parameters and optimizers.
 
     Args:
-        module: with ``units``.
+        module: with ``units``, or with one ``body``.
         optimizers: one per unit.
     """
-    table = Table(title="Hidden units", title_justify="left")
+    units = {f"unit_{k}": unit for k, unit in enumerate(getattr(module, "units", []))} or {"body": module.body}
+    table = Table(title="Hidden units" if "unit_0" in units else "Network", title_justify="left")
     for name in ("", "layers", "parameters", "optimizer", "learning rate"):
         table.add_column(name, justify="right" if name in ("parameters", "learning rate") else "left")
-    total = 0
-    for k, (unit, optimizer) in enumerate(zip(module.units, optimizers, strict=True)):
+    for (name, unit), optimizer in zip(units.items(), optimizers, strict=True):
         count = sum(parameter.numel() for parameter in unit.parameters())
-        total += count
         rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
-        table.add_row(f"unit_{k}", unit.describe(), f"{count:,}", type(optimizer).__name__, f"{rate:g}")
+        table.add_row(name, unit.describe(), f"{count:,}", type(optimizer).__name__, f"{rate:g}")
     table.add_section()
+    total = sum(parameter.numel() for parameter in module.parameters())
     table.add_row("network", "", f"{total:,}", "", "")
     return table
 
@@ -100,6 +100,10 @@ def result_table(metrics: Mapping[str, Any], stage: str, vote: list[int]) -> Tab
         "local\nloss": "loss",
         "accuracy": "accuracy",
     }
+    seen = [name.removeprefix(f"{stage}/").rpartition("/unit_")[0] for name in metrics if "/unit_" in name]
+    columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy") or name in seen}
+    if "loss" not in seen:
+        columns = {"loss" if name == "loss" else title: name for title, name in columns.items()}
     table = Table(title={"val": "Validation", "test": "Test"}[stage])
     table.add_column("")
     for title in columns:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from intff_lightning.datamodules.loading import InMemoryDataset
-from intff_lightning.datamodules.paired import PairedDataModule, Part
+from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.split import Part
 
 __all__ = ["DigitsDataModule"]
 

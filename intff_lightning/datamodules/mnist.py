@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets import MNIST, FashionMNIST
 
 from intff_lightning.datamodules.loading import InMemoryDataset
-from intff_lightning.datamodules.paired import PairedDataModule, Part
+from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.split import Part
 from intff_lightning.errors import DataError
 
 __all__ = ["FashionMNISTDataModule", "MNISTDataModule"]
@@ -25,6 +26,7 @@ class MNISTDataModule(PairedDataModule):
         data_dir: folder in torchvision's layout (``MNIST/raw/...``); default ``$INTFF_DATA_DIR``, else ``data``.
         download: fetch what is missing.
         val_size: 5,000 by default; 0 trains on all 60,000.
+        train_size: train on that many of the first images only; ``None`` on all that are not for validation.
         num_classes: of the set.
         **options: of :class:`PairedDataModule`.
     """
@@ -36,12 +38,13 @@ class MNISTDataModule(PairedDataModule):
         data_dir: str | None = None,
         download: bool = True,
         val_size: float = 5000,
+        train_size: int | None = None,
         num_classes: int = 10,
         **options: Any,
     ) -> None:
         super().__init__(val_size=val_size, num_classes=num_classes, **options)
         self.data_dir = Path(data_dir or os.environ.get("INTFF_DATA_DIR") or "data")
-        self.download = download
+        self.download, self.train_size = download, train_size
 
     def prepare_data(self) -> None:
         """Download and unpack where needed."""
@@ -52,7 +55,12 @@ class MNISTDataModule(PairedDataModule):
     def load(self, part: Part) -> Dataset[Any]:
         """Training (with validation) or test samples, images ``(1, 28, 28)`` uint8."""
         data = self._open(train=part != "test", download=False)
-        return InMemoryDataset(data.data.unsqueeze(1), data.targets)
+        image, target = data.data.unsqueeze(1), data.targets
+        if part == "train" and self.train_size is not None:
+            last = len(target) - self.held_out(len(target))
+            index = torch.cat([torch.arange(min(self.train_size, last)), torch.arange(last, len(target))])
+            image, target = image[index], target[index]
+        return InMemoryDataset(image, target)
 
     def split(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
         """The last images are validation data, as is customary for this set."""

@@ -1,17 +1,17 @@
 """PairedDataModule: positive and negative data from any datamodule or dataset of ``(image, target)``."""
 
-import os
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from intff_lightning.augmentations import Augmentation
+from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules.loading import (
     IndexedDataset,
     InMemoryDataset,
@@ -20,17 +20,16 @@ from intff_lightning.datamodules.loading import (
     check_samples,
     count_classes,
 )
+from intff_lightning.datamodules.split import PARTS, Part, SplitDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelOverlay
 from intff_lightning.negatives import NegativeSource, RelabellingSource, WrongLabels, model_for
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
-from intff_lightning.recipe import Recorded, recipe, record
+from intff_lightning.recipe import recipe, record
 
-__all__ = ["PairedDataModule", "Part"]
+__all__ = ["PairedDataModule"]
 
-Part = Literal["train", "val", "test", "predict"]
-_PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 _STAGES: dict[str, tuple[Part, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -39,7 +38,7 @@ _STAGES: dict[str, tuple[Part, ...]] = {
 }
 
 
-class PairedDataModule(Recorded, L.LightningDataModule):
+class PairedDataModule(SplitDataModule):
     """Emits a :class:`~intff_lightning.pairs.PairedBatch` for training, validation and test; images for prediction.
 
     Pairs are made on the device, a batch at a time, after the transfer. The order of samples is a function of (seed,
@@ -53,7 +52,8 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         test: for ``trainer.test``.
         predict: ``None`` takes ``test``.
         negatives: where negative data comes from; default :class:`~intff_lightning.negatives.WrongLabels`.
-        augmentation: of training images.
+        corruption: of training data, see :mod:`intff_lightning.corruptions`; validation and test data stay clean.
+        augmentation: of training images, after their corruption.
         batch_size: positive samples per process and batch.
         val_size: samples, or below 1 the share, of ``train`` that become validation data; 0 for none.
         split_seed: of the validation split, apart from ``seed`` so that runs share their split.
@@ -71,6 +71,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         test: Dataset[Any] | None = None,
         predict: Dataset[Any] | None = None,
         negatives: NegativeSource | None = None,
+        corruption: Corruption | None = None,
         augmentation: Augmentation | None = None,
         batch_size: int = 128,
         val_size: float = 0.1,
@@ -80,80 +81,19 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         num_classes: int | None = None,
         encoder: LabelEncoder | None = None,
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or val_size < 0:
-            raise ConfigurationError(f"batch_size={batch_size} must be 1 or more, val_size={val_size} 0 or more.")
+        given: dict[Part, Dataset[Any] | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        super().__init__(given, corruption, val_size, split_seed, seed, num_classes)
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size={batch_size}: one sample or more is needed.")
         self.inner = datamodule
         self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
-        self.augmentation = augmentation
-        self.batch_size, self.val_size, self.split_seed = batch_size, val_size, split_seed
-        self.seed, self.num_workers, self.encoder = seed, num_workers, encoder
-        self._given: dict[Part, Dataset[Any] | None] = {"train": train, "val": val, "test": test, "predict": predict}
-        self._datasets: dict[Part, Dataset[Any] | None] = {}
-        self._num_classes = num_classes
+        self.augmentation, self.encoder = augmentation, encoder
+        self.batch_size, self.num_workers = batch_size, num_workers
         self._input_shape: tuple[int, ...] | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
         self._check_batches = datamodule is not None  # data in memory is checked once, as a whole
         record(self, logger=False)
-
-    # ---------------------------------------------------------------- datasets
-
-    def load(self, part: Part) -> Dataset[Any] | None:
-        """Give the dataset of a part that was not given; families override it.
-
-        ``train`` includes what becomes validation data.
-        """
-        return None
-
-    def split(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
-        """Indices of training and validation samples; families may override it."""
-        size = len(train)  # type: ignore[arg-type]  # map-style
-        held_out = self.held_out(size)
-        order = Draws(self.split_seed, 0, torch.arange(size)).shuffle()
-        return order[held_out:].sort().values, order[:held_out].sort().values
-
-    def held_out(self, size: int) -> int:
-        """Number of validation samples among ``size``."""
-        count = round(self.val_size * size) if self.val_size < 1 else int(self.val_size)
-        if count >= size:
-            raise ConfigurationError(f"val_size={self.val_size} leaves nothing of {size} training samples.")
-        return count
-
-    def dataset(self, part: Part) -> Dataset[Any] | None:
-        """Dataset of a part, loaded and checked at the first call; ``None`` where there is none."""
-        if part not in self._datasets:
-            if part == "predict" and self._given["predict"] is None:
-                return self.dataset("test")
-            if part in ("train", "val") and self._given["val"] is None:
-                self._split_training_data()
-            else:
-                self._datasets[part] = self._whole(part)
-        return self._datasets[part]
-
-    def _whole(self, part: Part) -> Dataset[Any] | None:
-        given = self._given[part]
-        return self._checked(self.load(part) if given is None else given, part)
-
-    def _split_training_data(self) -> None:
-        whole = self._whole("train")
-        self._datasets["train"], self._datasets["val"] = whole, None
-        if whole is None or self.val_size == 0:
-            return
-        for part, index in zip(_PARTS[:2], self.split(whole), strict=True):
-            if isinstance(whole, InMemoryDataset):
-                self._datasets[part] = InMemoryDataset(whole.image[index], whole.target[index])
-            else:
-                self._datasets[part] = Subset(whole, index.tolist())
-
-    def _checked(self, dataset: Dataset[Any] | None, part: Part) -> Dataset[Any] | None:
-        if dataset is not None and len(dataset) == 0:  # type: ignore[arg-type]  # map-style
-            raise DataError(f"{part} data: the data set is empty.")
-        if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-            dataset = InMemoryDataset(*dataset.tensors)  # fetched whole rather than sample by sample
-        if isinstance(dataset, InMemoryDataset):
-            check_samples(dataset.image, dataset.target, self._num_classes, f"{part} data")
-        return dataset
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -173,7 +113,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
 
     def _look(self) -> None:
         if self.inner is None:
-            part = next((p for p in _PARTS if self.dataset(p) is not None), None)
+            part = next((p for p in PARTS if self.dataset(p) is not None), None)
             if part is None:
                 raise ConfigurationError("PairedDataModule has no data: give it a datamodule, or train=a dataset.")
             source: Any = self.dataset(part)
@@ -197,8 +137,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the stage's data; settle the seed."""
-        if self.seed is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.settle_seed()
         if self.inner is not None:
             self.inner.trainer = self.trainer
             self.inner.setup(stage)
@@ -222,7 +161,7 @@ class PairedDataModule(Recorded, L.LightningDataModule):
             len(dataset),  # type: ignore[arg-type]  # map-style
             self.batch_size,
             train=part == "train",
-            seed=self.seed or 0,
+            seed=self.settle_seed(),
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
@@ -304,9 +243,13 @@ class PairedDataModule(Recorded, L.LightningDataModule):
         """
         epoch = self.trainer.current_epoch if training and self.trainer else 0
         # training and evaluation data count their samples from 0 each, and must not share draws
-        generator = Draws(self.seed or 0, epoch, index if training else ~index)
+        generator = Draws(self.settle_seed(), epoch, index if training else ~index)
         module = self.trainer.lightning_module if self.trainer else None
         image = _as_float(image, module)
+        if training and self.corruption is not None and not isinstance(self._datasets.get("train"), InMemoryDataset):
+            image, target = self.corruption.of_batch(
+                image, target, num_classes=self.num_classes, seed=self.settle_seed()
+            )
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
         encoder = self._encoder(module)
@@ -377,6 +320,8 @@ class PairedDataModule(Recorded, L.LightningDataModule):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the checkpoint's draws."""
+        if state["seed"] != self.seed:
+            self._datasets.clear()  # corrupted with another seed
         self.seed, self._position = state["seed"], state["position"]
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])

@@ -1,0 +1,231 @@
+"""The command: ``python -m intff_lightning.reproduce NAME --seeds N --out DIR``."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.messages import explain, quiet
+from intff_lightning.reproduce import figures, tables
+from intff_lightning.reproduce.equivalence import equivalence
+from intff_lightning.reproduce.rows import Row, rows_of
+from intff_lightning.reproduce.runs import Run
+
+__all__ = ["main"]
+
+_TITLES = {
+    "table1": "Table 1: MNIST",
+    "table2": "Table 2: MNIST, 75 % of the training set corrupted",
+    "figure3": "Figure 3: mean local loss of every unit",
+    "figure4": "Figure 4: the corrupted training set",
+    "equivalence": "Section 6: gradients of IntFF's training step against independent ones",
+    "robustness": "Robustness: test accuracy by what is wrong with the training set",
+}
+_NAMES = tuple(_TITLES)
+
+_HELP = """Rebuild the tables and figures of "The Integrated Forward-Forward Algorithm" (Tang, 2023), and surpass them.
+
+  table1       IntFF, FF and backpropagation on MNIST
+  table2       the same, three quarters of the training set corrupted
+  figure3      local loss of every unit over the epochs
+  figure4      samples of the corrupted training set
+  equivalence  section 6: largest difference between gradients of IntFF, FF, and a summed loss with stop-gradient
+  robustness   beyond the paper: corrupted shares from 0 to 90 %, and every corruption alone
+  all          everything
+
+Writes NAME.json, NAME.md and, of figures, NAME.png. A finished run is kept under OUT/runs and never trained twice;
+after an interruption the same command goes on where it stopped. Rows of an earlier call that this one does not make
+are kept."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m intff_lightning.reproduce",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", choices=[*_NAMES, "all"], metavar="NAME", help=f"{', '.join(_NAMES)} or all")
+    parser.add_argument("--data_dir", default=os.environ.get("INTFF_DATA_DIR", "data"), help="folder of MNIST")
+    parser.add_argument("--out", type=Path, help="folder of the results; default reproduced (quick: reproduced_quick)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of a row, with the seeds 0, 1, ... (default: 3)")
+    parser.add_argument(
+        "--recipe",
+        choices=["tuned", "author", "both"],
+        default="tuned",
+        help="ours (default), or the author's procedure: up to two hours a run on two cores; or both",
+    )
+    parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="only these lines of the table, from 1 on")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--quick", action="store_true", help="the shape of everything in minutes; figures mean nothing")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: arguments; ``None`` takes those of the process.
+
+    Returns:
+        Exit code: 0, 1 for an error, 130 after a Ctrl-C; wrong arguments exit with 2.
+    """
+    arguments = _parser().parse_args(args)
+    quiet()
+    command = "python -m intff_lightning.reproduce " + " ".join(sys.argv[1:] if args is None else args)
+    try:
+        _reproduce(arguments, command)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns a Ctrl-C into an exit
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        return 130
+    except Exception as error:
+        if os.environ.get("INTFF_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {explain(error).replace('--data.data_dir', '--data_dir')}\n")
+        return 1
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace, command: str) -> None:
+    names = list(_NAMES) if arguments.name == "all" else [arguments.name]
+    out: Path = arguments.out or Path("reproduced_quick" if arguments.quick else "reproduced")
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        raise ConfigurationError(f"--seeds {arguments.seeds} and --jobs {arguments.jobs} must be 1 or more.")
+    for name in names:
+        _check_kind(out / f"{name}.json", arguments.quick)
+    recipes = ["tuned", "author"] if arguments.recipe == "both" else [arguments.recipe]
+    plan = {name: _chosen(name, arguments.rows) for name in names if name not in ("figure4", "equivalence")}
+    runs = {
+        (row, recipe, seed): Run(row, recipe, seed, arguments.quick)
+        for name, rows in plan.items()
+        for row in rows
+        for recipe in recipes
+        for seed in range(1 if name == "figure3" else arguments.seeds)
+    }
+    results = _train(runs.values(), arguments.data_dir, out / "runs", arguments.jobs)
+    console = Console(width=None if sys.stdout.isatty() else 150)  # a file has no width of its own
+    for name in names:
+        paths = []
+        png = out / f"{name}.png"
+        if name in plan:
+            rows = []
+            for row in plan[name]:
+                for recipe in recipes:
+                    seeds = range(1 if name == "figure3" else arguments.seeds)
+                    found = [results[runs[row, recipe, seed].name] for seed in seeds]
+                    line = tables.summarize(row, recipe, found, command)
+                    if name == "figure3":
+                        line["unit_losses"] = _unit_losses(found[0]["history"])
+                    rows.append(line)
+            rows = _with_earlier(name, rows, out)
+            console.print(tables.screen(_TITLES[name], rows))
+            text = tables.markdown(_TITLES[name], rows, _note(arguments.quick, rows))
+            paths += tables.write(name, out, rows, text)
+            if name == "figure3":
+                figures.draw_losses(rows, png)
+            elif name == "robustness":
+                figures.draw_robustness(rows, png)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            rows = equivalence() if name == "equivalence" else figures.draw_corruptions(arguments.data_dir, png)
+            rows = [{"table": name, **row, "command": command, **tables.about()} for row in rows]
+            console.print(tables.plain(_TITLES[name], rows))
+            paths += tables.write(name, out, rows, tables.plain_markdown(_TITLES[name], rows))
+        paths += [png] if png.is_file() else []
+        print("written: " + ", ".join(str(path) for path in paths))
+
+
+def _check_kind(path: Path, quick: bool) -> None:
+    """Keep a quick look from overwriting results, and the reverse."""
+    if path.is_file():
+        rows = json.loads(path.read_text())
+        if any(row.get("quick", quick) is not quick for row in rows):
+            kind = "the results of a full run" if quick else "those of a quick look"
+            raise ConfigurationError(f"{path} holds {kind}: name another folder, --out DIR.")
+
+
+def _chosen(name: str, numbers: list[int] | None) -> list[Row]:
+    rows = rows_of(name)
+    if numbers is None:
+        return rows
+    if not all(1 <= number <= len(rows) for number in numbers):
+        lines = "\n".join(f"{i}: {_title(row)}" for i, row in enumerate(rows, 1))
+        raise ConfigurationError(f"--rows {' '.join(map(str, numbers))}: {name} has the rows\n{lines}")
+    return [rows[number - 1] for number in numbers]
+
+
+def _title(row: Row) -> str:
+    corruption = "" if row.corruption == "clean" else f" {row.corruption.replace('_', ' ')} {100 * row.rate:g} %"
+    return f"{row.algorithm} {row.network}{corruption}"
+
+
+def _train(runs: Iterable[Run], data_dir: str, folder: Path, jobs: int) -> dict[str, dict[str, Any]]:
+    """Results of runs by name, each trained once, ``jobs`` at a time."""
+    distinct = {run.name: run for run in runs}
+    work = [
+        (run, f"[{n}/{len(distinct)}] {_title(run.row)} {run.recipe} seed {run.seed}")
+        for n, run in enumerate(distinct.values(), 1)
+    ]
+    if jobs == 1 or len(work) < 2:
+        return {run.name: _one(run, data_dir, folder, prefix) for run, prefix in work}
+    threads = max(1, torch.get_num_threads() // jobs)
+    results = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
+        futures = {pool.submit(_one, run, data_dir, folder, prefix): run for run, prefix in work}
+        try:
+            for future in as_completed(futures):
+                results[futures[future].name] = future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
+    quiet()
+
+
+def _one(run: Run, data_dir: str, folder: Path, prefix: str) -> dict[str, Any]:
+    say: Callable[[str], None] = lambda line: print(f"{prefix}: {line}", flush=True)  # noqa: E731
+    result = run.result(data_dir, folder, say)
+    say(f"test accuracy {result['test_accuracy']:.2f} %, trained in {result['seconds']:.0f} s")
+    return result
+
+
+def _unit_losses(history: list[dict[str, float]]) -> list[list[float]]:
+    """Mean local loss ``[U][epochs]``."""
+    units = sum(1 for name in history[0] if name.startswith("train/loss/unit_"))
+    return [[epoch[f"train/loss/unit_{k}"] for epoch in history] for k in range(units)]
+
+
+def _with_earlier(name: str, rows: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Rows of this call, and those of earlier ones that it did not make, in the order of the table."""
+    path = out / f"{name}.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else []
+    made = {_key(row): row for row in [*earlier, *rows]}
+    order = [(row.algorithm, row.network, row.corruption, row.rate) for row in rows_of(name)]
+    return [made[key] for place in order for recipe in ("tuned", "author") if (key := (*place, recipe)) in made]
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["algorithm"], row["network"], row["corruption"], row["rate"], row["recipe"]
+
+
+def _note(quick: bool, rows: list[dict[str, Any]]) -> str:
+    if quick:
+        return "A quick look: two epochs on a thousand images. These figures mean nothing."
+    return (
+        "Test accuracy of the epoch that was best on 5,000 clean, held out training images (tuned), or of the last "
+        "(author). Passes: of each unit over the training set. Seconds: of training and validation, mean of the seeds."
+    )

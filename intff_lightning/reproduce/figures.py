@@ -1,0 +1,120 @@
+"""The paper's figures 3 and 4, and the robustness table as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure  # not pyplot: no global state, no window
+
+from intff_lightning.corruptions import PaperMixture
+from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule
+
+__all__ = ["draw_corruptions", "draw_losses", "draw_robustness"]
+
+_STYLES = {  # told apart in grey as well
+    "intff": {"label": "IntFF", "color": "#0072b2", "marker": "o", "linestyle": "-"},
+    "ff": {"label": "FF", "color": "#e69f00", "marker": "s", "linestyle": "--"},
+    "bp": {"label": "BP", "color": "#000000", "marker": "^", "linestyle": ":"},
+}
+
+
+def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Figure 3: mean local loss of every unit over the epochs, a panel per network.
+
+    Args:
+        rows: with ``network``, ``recipe``, and ``unit_losses`` ``[U][epochs]``.
+        path: of the PNG.
+    """
+    lines, columns = -(-len(rows) // 2), min(2, len(rows))
+    figure = Figure(figsize=(5.2 * columns, 3.8 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in panels[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(panels, rows, strict=False):
+        count = len(row["unit_losses"])
+        for k, losses in enumerate(row["unit_losses"]):
+            color = colormaps["viridis"](0.8 * k / max(1, count - 1))
+            style = ("-", "--", ":", "-.")[k % 4]
+            axes.plot(range(1, len(losses) + 1), losses, style, color=color, label=f"unit {k}")
+        axes.set(title=f"{row['network']}, {row['recipe']}", xlabel="epoch", ylabel="mean local loss", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(True, alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def draw_corruptions(data_dir: str, path: Path, seed: int = 0, columns: int = 10) -> list[dict[str, Any]]:
+    """Figure 4: samples of the paper's corrupted training set, a row per kind.
+
+    Args:
+        data_dir: folder of MNIST.
+        path: of the PNG.
+        seed: of the corruption.
+        columns: samples of each kind.
+
+    Returns:
+        Name, number of samples, mean and standard deviation of the pixels, of every kind.
+    """
+    datamodule = MNISTDataModule(data_dir, val_size=0, seed=seed, corruption=PaperMixture())
+    datamodule.prepare_data()
+    corrupted, whole = datamodule.dataset("train"), datamodule.load("train")
+    assert isinstance(corrupted, InMemoryDataset)
+    each = (len(corrupted) - len(whole)) if isinstance(whole, InMemoryDataset) else 0
+    names = ["clean", "Gaussian pixels", "unloaded rows", "noise images, random labels"]
+    sizes = [len(corrupted) - 3 * each, each, each, each]
+    figure = Figure(figsize=(columns * 0.9, 5.2), layout="constrained")
+    grid = figure.subplots(4, columns)
+    rows, start = [], 0
+    for name, size, line in zip(names, sizes, grid, strict=True):
+        image = corrupted.image[start : start + size]
+        for i, axes in enumerate(line):
+            axes.imshow(image[i, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+            axes.set_title(int(corrupted.target[start + i]), fontsize=8)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name.replace(", ", ",\n").replace(" ", "\n", 1), fontsize=8)
+        share = size / len(corrupted)
+        std, mean = torch.std_mean(image)
+        rows.append({"kind": name, "samples": size, "share": share, "mean": float(mean), "std": float(std)})
+        start += size
+    figure.suptitle("Training images and the labels that they carry")
+    figure.savefig(path, dpi=150)
+    return rows
+
+
+def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Test accuracy against the corrupted share, and under each corruption alone.
+
+    Args:
+        rows: of the robustness table; of two recipes, the first is drawn.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    shares, kinds = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    rows = [row for row in rows if row["recipe"] == rows[0]["recipe"]]
+    names = list(dict.fromkeys(row["corruption"] for row in rows if row["corruption"] not in ("clean", "mixture")))
+    for offset, (algorithm, style) in zip((-0.2, 0, 0.2), _STYLES.items(), strict=True):
+        mine = [row for row in rows if row["algorithm"] == algorithm]
+        line = sorted((row for row in mine if row["corruption"] in ("clean", "mixture")), key=lambda row: row["rate"])
+        mean, std = [r["accuracy_mean"] for r in line], [r["accuracy_std"] for r in line]
+        shares.errorbar([100 * row["rate"] for row in line], mean, std, capsize=3, **style)
+        alone = [row for name in names for row in mine if row["corruption"] == name]
+        mean, std = [r["accuracy_mean"] for r in alone], [r["accuracy_std"] for r in alone]
+        kinds.errorbar(
+            [names.index(row["corruption"]) + offset for row in alone],
+            mean,
+            std,
+            capsize=3,
+            **{**style, "linestyle": ""},
+        )
+    shares.set(title="The paper's mixture", xlabel="corrupted training samples (%)", ylabel="test accuracy (%)")
+    rates = {row["corruption"]: row["rate"] for row in rows}
+    kinds.set(title="Each corruption alone", ylabel="test accuracy (%)")
+    labels = [f"{name.replace('_', chr(10))}\n{100 * rates[name]:.0f} %" for name in names]
+    kinds.set_xticks(range(len(names)), labels)
+    for axes in (shares, kinds):
+        axes.grid(True, alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,171 @@
+"""How a row is trained: the author's procedure to the letter, and ours."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from intff_lightning.augmentations import RandomShift
+from intff_lightning.backprop import BackpropModule
+from intff_lightning.corruptions import Corruption, GaussianPixels, LabelNoise, NoiseImages, PaperMixture, UnloadedRows
+from intff_lightning.datamodules import MNISTDataModule
+from intff_lightning.local import LabelCrossEntropy, LocalLoss, NoNormalization, UnitL2
+from intff_lightning.module import IntFFModule
+from intff_lightning.negatives import ShuffledLabels, WrongLabels
+from intff_lightning.network import Network
+from intff_lightning.optim import CosineDecay, KerasAdam
+from intff_lightning.recipe import Recorded
+from intff_lightning.reproduce.rows import CONVOLUTION, Row
+from intff_lightning.units import DenseUnit, HiddenUnit
+
+__all__ = ["Convolution", "Recipe", "make_recipe"]
+
+_CORRUPTIONS: dict[str, type[Corruption]] = {
+    "mixture": PaperMixture,
+    "gaussian_pixels": GaussianPixels,
+    "unloaded_rows": UnloadedRows,
+    "noise_images": NoiseImages,
+    "label_noise": LabelNoise,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row ready to be trained.
+
+    Args:
+        module: untrained.
+        data: its datamodule.
+        epochs: over which it is trained.
+        passes: of each unit over the training set.
+    """
+
+    module: Network
+    data: MNISTDataModule
+    epochs: int
+    passes: int
+
+
+class Convolution(Recorded, nn.Sequential):
+    """Body of the paper's convolutional network for 28x28 images: two convolutions with pooling, two dense layers.
+
+    Args:
+        dropout: before the softmax; the author's is 0.5.
+        glorot: initialize as Keras does, else as Kaiming He's paper.
+    """
+
+    def __init__(self, dropout: float = 0.5, glorot: bool = False) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        layers += [nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 48), nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                (nn.init.xavier_uniform_ if glorot else nn.init.kaiming_normal_)(layer.weight)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+
+def make_recipe(row: Row, recipe: str, seed: int, data_dir: str, quick: bool = False) -> Recipe:
+    """Build a row's module and data.
+
+    Args:
+        row: of a table.
+        recipe: ``author`` or ``tuned``.
+        seed: of the data's order, negatives, augmentation and corruption.
+        data_dir: folder of MNIST.
+        quick: two epochs of two steps on a thousand images.
+    """
+    corruption = None if row.corruption == "clean" else _CORRUPTIONS[row.corruption](row.rate)
+    options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "corruption": corruption}
+    if quick:
+        options["train_size"] = 1000
+    return (_author if recipe == "author" else _tuned)(row, options, quick)
+
+
+def _author(row: Row, options: dict[str, Any], quick: bool) -> Recipe:
+    """The author's: the whole set as one batch for IntFF and FF, Keras's defaults for BP, no validation data."""
+    clean = row.corruption == "clean"
+    if row.algorithm == "bp":
+        data = MNISTDataModule(val_size=0, batch_size=128, **options)
+        # Keras's Adadelta: its learning rate is 0.001, where torch's is 1
+        optimizer = functools.partial(torch.optim.Adadelta, lr=0.001, rho=0.95, eps=1e-7)
+        epochs = 2 if quick else 1500 if clean else 500
+        return Recipe(BackpropModule(_bp_body(row, author=True), optimizer=optimizer), data, epochs, epochs)
+    inner = 2 if quick else 50
+    epochs = 2 if quick else 100 if clean else 15 if row.algorithm == "ff" else 25
+    count = len(row.units)
+    units: list[HiddenUnit] = [
+        DenseUnit(
+            widths,
+            initialization="glorot_uniform",
+            optimizer=functools.partial(KerasAdam, lr=0.03, shared_by=count, inner_steps=inner, position=position),
+        )
+        for position, widths in enumerate(row.units)
+    ]
+    data = MNISTDataModule(val_size=0, batch_size=1_000_000, negatives=ShuffledLabels(), **options)
+    module = IntFFModule(units, inner_steps=inner, handover="after")
+    return Recipe(module, data, epochs, epochs * inner)
+
+
+def _bp_body(row: Row, author: bool, dropout: float = 0.0) -> nn.Module:
+    if row.network == CONVOLUTION:
+        return Convolution(dropout=0.5, glorot=author)
+    widths = [width for unit in row.units for width in unit]
+    initialization: Any = "glorot_uniform" if author else "kaiming_normal"
+    return DenseUnit(widths, normalization=NoNormalization(), initialization=initialization)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What was chosen on validation data, see :data:`_SETTINGS`.
+
+    Args:
+        epochs: over which the learning rate falls to zero along a cosine, after a rise over the first 5 %.
+        learning_rate: of Adam.
+        loss: of every unit.
+        vote: units that classify; ``None`` is all.
+        negatives: wrong labels of each image.
+        batch_size: images.
+    """
+
+    epochs: int
+    learning_rate: float = 3e-3
+    loss: LocalLoss | None = None
+    vote: list[int] | None = None
+    negatives: int = 9
+    batch_size: int = 128
+
+
+def _settings(row: Row) -> _Settings:
+    """Ours for a row; every one was chosen on the last 5,000 training images, clean and held out."""
+    if row.algorithm == "bp":
+        return _Settings(epochs=30)
+    if row.algorithm == "ff":
+        return _Settings(epochs=30, loss=LabelCrossEntropy(threshold_weight=0.1))
+    return _Settings(epochs=30, loss=LabelCrossEntropy())
+
+
+def _tuned(row: Row, options: dict[str, Any], quick: bool) -> Recipe:
+    """Ours: minibatches, one-pixel shifts, Adam with a cosine; the same data, shifts and schedule for BP."""
+    chosen = _settings(row)
+    epochs = 2 if quick else chosen.epochs
+    data = MNISTDataModule(
+        batch_size=chosen.batch_size,
+        negatives=WrongLabels(chosen.negatives),
+        augmentation=RandomShift(1),
+        **options,
+    )
+    schedule: dict[str, Any] = {
+        "optimizer": functools.partial(torch.optim.Adam, lr=chosen.learning_rate, fused=True),
+        "scheduler": functools.partial(CosineDecay, warmup=0.05),
+    }
+    if row.algorithm == "bp":
+        return Recipe(BackpropModule(_bp_body(row, author=False), **schedule), data, epochs, epochs)
+    units: list[HiddenUnit] = [
+        DenseUnit(widths, initialization="kaiming_normal", normalization=UnitL2(gain=20), loss=chosen.loss)
+        for widths in row.units
+    ]
+    return Recipe(IntFFModule(units, vote=chosen.vote, **schedule), data, epochs, epochs)

@@ -1,0 +1,83 @@
+"""What the paper reports, and the table that goes beyond it."""
+
+import ast
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CONVOLUTION", "KINDS", "Algorithm", "Row", "rows_of"]
+
+Algorithm = Literal["intff", "ff", "bp"]
+
+CONVOLUTION = "(784,32C3,64C3,128,48,10)"
+"""The paper's one convolutional network; C3 is a kernel of 3x3."""
+
+KINDS = ("gaussian_pixels", "unloaded_rows", "noise_images", "label_noise")
+"""Corruptions of the robustness table, each alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: an algorithm on a network.
+
+    Args:
+        table: its name.
+        algorithm: ``intff``, ``ff`` or ``bp``.
+        network: as the paper writes it: the number of pixels, then a width per layer; a parenthesis is one hidden
+            unit. The last width of a ``bp`` row is that of the softmax.
+        paper_accuracy: test accuracy that the paper reports, percent; ``None`` for rows that it has not.
+        corruption: of the training set: ``mixture`` is the paper's; ``clean`` is none; or one of :data:`KINDS`.
+        rate: share of corrupted samples.
+    """
+
+    table: str
+    algorithm: Algorithm
+    network: str
+    paper_accuracy: float | None = None
+    corruption: str = "clean"
+    rate: float = 0.0
+
+    @property
+    def units(self) -> list[list[int]]:
+        """Widths of every hidden unit; of ``bp``, of every layer before the softmax."""
+        _, *widths = ast.literal_eval(self.network)
+        units = [list(width) if isinstance(width, tuple) else [width] for width in widths]
+        return units[:-1] if self.algorithm == "bp" else units
+
+
+_TABLE1 = [
+    Row("table1", "intff", "(784,(100,50),(30,10))", 94.04),
+    Row("table1", "ff", "(784,100,50,30,10)", 94.64),
+    Row("table1", "bp", "(784,100,50,30,10)", 96.07),
+    Row("table1", "intff", "(784,(200,200,200),(50,50))", 98.00),
+    Row("table1", "ff", "(784,200,200,200,50,50)", 94.48),
+    Row("table1", "bp", "(784,200,200,200,50,50,10)", 97.27),
+    Row("table1", "bp", CONVOLUTION, 97.71),
+]
+
+_TABLE2 = [
+    Row("table2", "intff", "(784,(100,100),(100,100))", 94.38, "mixture", 0.75),
+    Row("table2", "ff", "(784,100,100,100,100)", 90.78, "mixture", 0.75),
+    Row("table2", "bp", "(784,100,100,100,100,10)", 93.83, "mixture", 0.75),
+    Row("table2", "intff", "(784,(100,100),(100,100),10)", 94.12, "mixture", 0.75),
+]
+
+
+def _robustness() -> list[Row]:
+    corruptions = [("clean" if rate == 0 else "mixture", rate) for rate in (0.0, 0.25, 0.5, 0.75, 0.9)]
+    corruptions += [(kind, 0.5) for kind in KINDS]
+    return [
+        Row("robustness", row.algorithm, row.network, None, corruption, rate)
+        for corruption, rate in corruptions
+        for row in _TABLE2[:3]
+    ]
+
+
+def rows_of(table: str) -> list[Row]:
+    """Rows of ``table1``, ``table2``, ``figure3`` or ``robustness``."""
+    rows = {
+        "table1": _TABLE1,
+        "table2": _TABLE2,
+        "figure3": [row for row in _TABLE1 if row.algorithm == "intff"],
+        "robustness": _robustness(),
+    }
+    return rows[table]

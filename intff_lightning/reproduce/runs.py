@@ -1,0 +1,166 @@
+"""One row with one seed: trained, tested, and never trained twice."""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
+from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from intff_lightning.recipe import recipe
+from intff_lightning.reproduce.recipes import Recipe, make_recipe
+from intff_lightning.reproduce.rows import Row
+
+__all__ = ["Run"]
+
+
+class _History(Callback):
+    """Keeps the metrics and seconds of every epoch, in the checkpoint too, and tells how the run goes.
+
+    Args:
+        say: is told a line, at most once in ``interval`` seconds.
+        interval: in seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], interval: float = 10.0) -> None:
+        self.say, self.interval = say, interval
+        self.epochs: list[dict[str, float]] = []
+        self._begun = self._said = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the epoch."""
+        now = time.perf_counter()
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.epochs.append({**metrics, "seconds": now - self._begun})
+        left = (trainer.max_epochs or 0) - len(self.epochs)
+        if now - self._said > self.interval:
+            self._said = now
+            accuracy = f", validation {100 * metrics['val/accuracy']:.2f} %" if "val/accuracy" in metrics else ""
+            wait = left * self.epochs[-1]["seconds"]
+            self.say(f"epoch {len(self.epochs)} of {trainer.max_epochs}{accuracy}, about {wait:.0f} s left")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a checkpoint's epochs."""
+        self.epochs = list(state_dict["epochs"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row with one seed.
+
+    Args:
+        row: of a table.
+        recipe: ``author`` or ``tuned``.
+        seed: of weights, order, negatives, augmentation and corruption.
+        quick: a few steps on a few images, to see the shape of it.
+    """
+
+    row: Row
+    recipe: str
+    seed: int
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder: runs that two tables share have one."""
+        row = self.row
+        corruption = "clean" if row.corruption == "clean" else f"{row.corruption}_{row.rate:g}"
+        network = row.network.replace("(", "[").replace(")", "]")  # plain in a shell's tab completion, too
+        return "_".join([row.algorithm, network, corruption, self.recipe, f"seed{self.seed}"])
+
+    def make(self, data_dir: str) -> Recipe:
+        """Build its module and datamodule."""
+        return make_recipe(self.row, self.recipe, self.seed, data_dir, self.quick)
+
+    def result(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """Train and test it, or read what an earlier call has written.
+
+        A run that was interrupted goes on from its last epoch. One whose recipe has changed since starts anew.
+
+        Args:
+            data_dir: folder of MNIST.
+            folder: of all runs; this one's is ``folder / name``.
+            say: is told how the training goes, a line at a time.
+
+        Returns:
+            ``test_accuracy`` (percent), ``unit_accuracy`` (of each unit alone, percent), ``parameters``, ``epochs``,
+            ``passes`` (over the training set, of each unit), ``seconds`` (of training, validation included) and
+            ``history`` (the metrics of each epoch).
+        """
+        L.seed_everything(self.seed, verbose=False)
+        made = self.make(data_dir)
+        plain = {"module": recipe(made.module), "data": recipe(made.data), "epochs": made.epochs}
+        plain["data"]["init_args"].pop("data_dir")  # a moved folder must not start runs anew
+        folder = folder / self.name
+        done = folder / "result.json"
+        if _read(folder / "recipe.json") != plain:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _write(folder / "recipe.json", plain)
+        earlier: dict[str, Any] | None = _read(done)
+        if earlier is not None:
+            return earlier
+        history = _History(say)
+        best, last = BestCheckpoint(), LastCheckpoint()
+        last.dirpath = best.dirpath = str(folder)
+        trainer = L.Trainer(
+            max_epochs=made.epochs,
+            callbacks=[GoodnessLogger(auroc_bins=0), GoodnessAccuracy(), history, best, last],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            devices=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_test_batches=2 if self.quick else None,
+        )
+        resumable = folder / "last.ckpt"
+        trainer.fit(made.module, made.data, ckpt_path=str(resumable) if resumable.is_file() else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        epochs = list(history.epochs)  # the test below gives callbacks the state of the best epoch
+        chosen = best.best_model_path or str(resumable)
+        (metrics,) = trainer.test(made.module, datamodule=made.data, ckpt_path=chosen, verbose=False)
+        units = [name for name in metrics if name.startswith("test/accuracy/unit_")]
+        written = {
+            "test_accuracy": 100 * metrics["test/accuracy"],
+            "unit_accuracy": [100 * metrics[f"test/accuracy/unit_{k}"] for k in range(len(units))],
+            "parameters": sum(parameter.numel() for parameter in made.module.parameters()),
+            "epochs": made.epochs,
+            "passes": made.passes,
+            "seconds": sum(epoch["seconds"] for epoch in epochs),
+            "threads": torch.get_num_threads(),
+            "device": str(trainer.strategy.root_device.type),
+            "quick": self.quick,
+            "history": epochs,
+        }
+        _write(done, written)
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink()
+        return written
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _write(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)

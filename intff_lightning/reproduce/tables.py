@@ -1,0 +1,172 @@
+"""Results over seeds as a table: on the screen, in JSON, in Markdown."""
+
+import datetime
+import json
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+from rich.table import Table
+
+from intff_lightning._version import __version__
+from intff_lightning.reproduce.rows import Row
+
+__all__ = ["about", "markdown", "plain", "plain_markdown", "screen", "summarize", "write"]
+
+
+def about() -> dict[str, Any]:
+    """Versions and machine, and the date."""
+    return {
+        "versions": {
+            "intff_lightning": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "lightning": lightning.__version__,
+        },
+        "machine": platform.machine(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
+    """One line of a table from the results of its seeds.
+
+    Args:
+        row: of the table.
+        recipe: ``author`` or ``tuned``.
+        results: of :meth:`~intff_lightning.reproduce.runs.Run.result`, one a seed, from seed 0 on.
+        command: that made them.
+    """
+    accuracy = [result["test_accuracy"] for result in results]
+    by_unit = zip(*(result["unit_accuracy"] for result in results), strict=True)
+    return {
+        "table": row.table,
+        "algorithm": row.algorithm,
+        "network": row.network,
+        "recipe": recipe,
+        "corruption": row.corruption,
+        "rate": row.rate,
+        "paper_accuracy": row.paper_accuracy,
+        "accuracy_mean": statistics.fmean(accuracy),
+        "accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,
+        "accuracies": accuracy,
+        "unit_accuracy_mean": [statistics.fmean(unit) for unit in by_unit],
+        "seeds": len(results),
+        "parameters": results[0]["parameters"],
+        "epochs": results[0]["epochs"],
+        "passes": results[0]["passes"],
+        "seconds": statistics.fmean(result["seconds"] for result in results),
+        "threads": results[0]["threads"],
+        "device": results[0]["device"],
+        "quick": results[0]["quick"],
+        "command": command,
+        **about(),
+    }
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "algorithm": ("algorithm", lambda row: {"intff": "IntFF", "ff": "FF", "bp": "BP"}[row["algorithm"]]),
+    "network": ("network", lambda row: row["network"]),
+    "corruption": ("training set", lambda row: _training_set(row)),
+    "recipe": ("recipe", lambda row: row["recipe"]),
+    "paper_accuracy": ("paper %", lambda row: "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.2f}"),
+    "accuracy_mean": ("test accuracy %", lambda row: _accuracy(row)),
+    "unit_accuracy_mean": (
+        "units alone %",
+        lambda row: " ".join(f"{value:.2f}" for value in row["unit_accuracy_mean"]),
+    ),
+    "seeds": ("seeds", lambda row: str(row["seeds"])),
+    "parameters": ("parameters", lambda row: f"{row['parameters']:,}"),
+    "passes": ("passes", lambda row: f"{row['passes']:,}"),
+    "seconds": ("seconds", lambda row: f"{row['seconds']:.0f}"),
+}
+
+
+def _training_set(row: dict[str, Any]) -> str:
+    if row["corruption"] == "clean":
+        return "clean"
+    return f"{row['corruption'].replace('_', ' ')} {100 * row['rate']:.0f} %"
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"{row['accuracy_mean']:.2f}" + (f" ± {row['accuracy_std']:.2f}" if row["seeds"] > 1 else "")
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Columns that say something of these rows."""
+    hidden = set()
+    if len({(row["corruption"], row["rate"]) for row in rows}) == 1:
+        hidden.add("corruption")
+    if all(row["paper_accuracy"] is None for row in rows):
+        hidden |= {"paper_accuracy", "parameters", "passes"}
+    return [name for name in _COLUMNS if name not in hidden]
+
+
+def screen(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, title_justify="left")
+    names = _shown(rows)
+    for name in names:
+        left = name in ("algorithm", "network", "corruption", "recipe")
+        # a long list of units folds, a number must not
+        table.add_column(_COLUMNS[name][0], justify="left" if left else "right", no_wrap=name != "unit_accuracy_mean")
+    for row in rows:
+        table.add_row(*(_COLUMNS[name][1](row) for name in names))
+    return table
+
+
+def markdown(title: str, rows: Sequence[dict[str, Any]], note: str) -> str:
+    """The table for a file, with what made it."""
+    names = _shown(rows)
+    first = rows[0]
+    where = f"torch {first['versions']['torch']}, {first['device']}, {first['threads']} threads a run, {first['date']}"
+    lines = [f"# {title}", "", f"`{first['command']}`; {where}.", "", note, ""]
+    lines.append("| " + " | ".join(_COLUMNS[name][0] for name in names) + " |")
+    lines.append("|" + " --- |" * len(names))
+    lines += ["| " + " | ".join(_COLUMNS[name][1](row) for name in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+_ALWAYS = ("table", "command", "versions", "machine", "date")
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Names and values of what differs from row to row."""
+    names = [name for name in rows[0] if name not in _ALWAYS]
+    values = [
+        [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows
+    ]
+    return [[name.replace("_", " ") for name in names], *values]
+
+
+def plain(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Rows of any kind for a terminal."""
+    header, *lines = _cells(rows)
+    table = Table(*header, title=title, title_justify="left")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def plain_markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of any kind for a file."""
+    header, *lines = _cells(rows)
+    text = [f"# {title}", "", f"`{rows[0]['command']}`, torch {rows[0]['versions']['torch']}, {rows[0]['date']}.", ""]
+    return (
+        "\n".join([*text, *("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])]) + "\n"
+    )
+
+
+def write(name: str, out: Path, rows: Sequence[dict[str, Any]], text: str) -> list[Path]:
+    """Write ``NAME.json`` and ``NAME.md``."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{name}.json", out / f"{name}.md"]
+    paths[0].write_text(json.dumps(list(rows), indent=1) + "\n")
+    paths[1].write_text(text)
+    return paths

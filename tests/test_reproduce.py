@@ -1,0 +1,217 @@
+"""The command that rebuilds the paper's tables and figures, on a few images; its recipes; its claims in float64."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from intff_lightning.optim import KerasAdam
+from intff_lightning.reproduce import runs
+from intff_lightning.reproduce.command import main
+from intff_lightning.reproduce.equivalence import equivalence
+from intff_lightning.reproduce.recipes import make_recipe
+from intff_lightning.reproduce.rows import CONVOLUTION, rows_of
+
+KEYS = {
+    "table",
+    "algorithm",
+    "network",
+    "recipe",
+    "paper_accuracy",
+    "accuracy_mean",
+    "accuracy_std",
+    "seeds",
+    "parameters",
+    "epochs",
+    "passes",
+    "seconds",
+    "versions",
+}
+
+
+def _rows(path):
+    return json.loads(Path(path).read_text())
+
+
+@pytest.fixture
+def data(tiny_mnist):
+    """Options for a quick look at 500 images."""
+    return ["--data_dir", str(tiny_mnist), "--quick", "--out", "out"]
+
+
+@pytest.fixture(autouse=True)
+def _small_split(monkeypatch):
+    """The embedded images are too few to keep 5,000 for validation."""
+    make = runs.make_recipe
+
+    def smaller(row, recipe, *rest):
+        made = make(row, recipe, *rest)
+        made.data.val_size = min(made.data.val_size, 100)
+        return made
+
+    monkeypatch.setattr(runs, "make_recipe", smaller)
+
+
+def test_what_the_paper_reports():
+    table1, table2 = rows_of("table1"), rows_of("table2")
+    assert [row.paper_accuracy for row in table1] == [94.04, 94.64, 96.07, 98.00, 94.48, 97.27, 97.71]
+    assert [row.paper_accuracy for row in table2] == [94.38, 90.78, 93.83, 94.12]
+    assert all(" " not in row.network for row in [*table1, *table2])
+    assert table1[0].units == [[100, 50], [30, 10]]
+    assert table1[1].units == [[100], [50], [30], [10]]
+    assert table1[2].units == [[100], [50], [30]]  # the last is the softmax
+    assert table2[3].units == [[100, 100], [100, 100], [10]]
+
+
+@pytest.mark.parametrize("recipe", ["author", "tuned"])
+@pytest.mark.parametrize(
+    "row", [*rows_of("table1"), *rows_of("table2")], ids=lambda row: f"{row.algorithm}{row.network}"
+)
+def test_the_networks_have_the_papers_sizes(row, recipe, tiny_mnist):
+    module = make_recipe(row, recipe, 0, str(tiny_mnist), quick=True).module
+    module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
+    module.configure_model()
+    widths = [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)]
+    if row.network == CONVOLUTION:
+        assert [layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)] == [32, 64]
+        assert widths == [128, 48, 10]
+    else:
+        flat = row.network.replace("(", "").replace(")", "").split(",")
+        assert widths == [int(width) for width in flat[1:]]
+
+
+def test_the_authors_procedure(tiny_mnist):
+    small = next(row for row in rows_of("table1") if row.network == "(784,(100,50),(30,10))")
+    made = make_recipe(small, "author", 0, str(tiny_mnist))
+    assert (made.epochs, made.module.inner_steps, made.module.handover, made.passes) == (100, 50, "after", 5000)
+    assert made.data.val_size == 0
+    assert made.data.batch_size >= 80_000
+    made.module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
+    made.module.configure_model()
+    optimizers = [unit.optimizer(unit.parameters()) for unit in made.module.units]
+    assert all(isinstance(optimizer, KerasAdam) for optimizer in optimizers)
+    assert [optimizer.position for optimizer in optimizers] == [0, 1]
+    for layer in made.module.modules():
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.abs().max() <= (6 / sum(layer.weight.shape)) ** 0.5  # Glorot's bound
+            assert not layer.bias.any()
+    epochs = [make_recipe(row, "author", 0, str(tiny_mnist)).epochs for row in rows_of("table2")]
+    assert epochs == [25, 15, 500, 25]
+
+
+def test_table_files_and_a_second_call_that_trains_nothing(data, capsys):
+    arguments = ["table2", "--seeds", "2", *data]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "[8/8] intff (784,(100,100),(100,100),10) mixture 75 % tuned seed 1: test accuracy" in printed
+    rows = _rows("out/table2.json")
+    assert [row["network"] for row in rows] == [row.network for row in rows_of("table2")]
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert row["seeds"] == 2
+        mean = sum(row["accuracies"]) / 2
+        assert row["accuracy_mean"] == pytest.approx(mean)
+        assert row["accuracy_std"] == pytest.approx(abs(row["accuracies"][0] - mean) * 2**0.5)
+    text = Path("out/table2.md").read_text()
+    assert "python -m intff_lightning.reproduce table2 --seeds 2" in text
+    assert text.count("\n| ") == 6  # a header, its line and four rows
+    stamps = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}
+    assert len(stamps) == 8
+    assert main(arguments) == 0
+    assert stamps == {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}
+    assert _rows("out/table2.json") == rows
+
+
+def test_rows_of_other_calls_are_kept(data):
+    assert main(["table2", "--rows", "1", "3", "--seeds", "1", *data]) == 0
+    assert main(["table2", "--rows", "1", "--recipe", "author", "--seeds", "1", *data]) == 0
+    kept = [(row["algorithm"], row["recipe"]) for row in _rows("out/table2.json")]
+    assert kept == [("intff", "tuned"), ("intff", "author"), ("bp", "tuned")]
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(data, monkeypatch, capsys):
+    arguments = ["table2", "--rows", "1", "--seeds", "1", "--data_dir", data[1], "--quick"]
+    assert main([*arguments, "--out", "whole"]) == 0
+    epochs = []
+
+    class Interrupted(runs._History):
+        def on_train_epoch_start(self, trainer, pl_module):
+            super().on_train_epoch_start(trainer, pl_module)
+            epochs.append(trainer.current_epoch)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_History", Interrupted)
+    assert main([*arguments, "--out", "cut"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert main([*arguments, "--out", "cut"]) == 0
+    assert epochs == [0, 1, 1]  # not from the beginning
+    (whole,), (cut,) = (_rows(f"{name}/table2.json") for name in ("whole", "cut"))
+    assert cut["accuracies"] == whole["accuracies"]
+    assert cut["unit_accuracy_mean"] == whole["unit_accuracy_mean"]
+
+
+def test_a_changed_recipe_is_trained_anew(data, monkeypatch):
+    arguments = ["table2", "--rows", "3", "--seeds", "1", *data]
+    assert main(arguments) == 0
+    (done,) = Path("out/runs").rglob("result.json")
+    before = done.stat().st_mtime_ns
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.AdamW)
+    assert main(arguments) == 0
+    assert done.stat().st_mtime_ns != before
+
+
+def test_several_at_a_time(data):
+    # other processes do not know of the smaller split: the author's runs have none
+    assert main(["table2", "--rows", "2", "3", "--recipe", "author", "--seeds", "1", "--jobs", "2", *data]) == 0
+    assert {row["algorithm"] for row in _rows("out/table2.json")} == {"ff", "bp"}
+
+
+def test_figures(data):
+    assert main(["figure3", *data]) == 0
+    losses = [row["unit_losses"] for row in _rows("out/figure3.json")]
+    assert [len(units) for units in losses] == [2, 2]
+    assert all(len(unit) == 2 and all(value > 0 for value in unit) for units in losses for unit in units)
+    assert main(["figure4", *data]) == 0
+    assert sum(row["samples"] for row in _rows("out/figure4.json")) == 666
+    for name in ("figure3", "figure4"):
+        assert Path(f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_robustness_has_every_share_and_kind_for_every_algorithm(data):
+    rows = rows_of("robustness")
+    assert {(row.corruption, row.rate) for row in rows if row.algorithm == "bp"} == {
+        ("clean", 0.0),
+        *(("mixture", rate) for rate in (0.25, 0.5, 0.75, 0.9)),
+        *((kind, 0.5) for kind in ("gaussian_pixels", "unloaded_rows", "noise_images", "label_noise")),
+    }
+    assert len(rows) == 27
+    numbers = [str(i + 1) for i, row in enumerate(rows) if row.algorithm == "bp"]
+    assert main(["robustness", "--rows", *numbers, "--seeds", "1", *data]) == 0
+    assert Path("out/robustness.png").is_file()
+
+
+def test_section_6_holds():
+    rows = equivalence()
+    assert len(rows) == 2
+    for row in rows:
+        assert 0 <= row["relative"] < 1e-12
+
+
+def test_mistakes_are_said_in_a_few_lines(data, capsys):
+    assert main(["table1", "--rows", "9", *data]) == 1
+    message = capsys.readouterr().err
+    assert "--rows 9: table1 has the rows" in message
+    assert "4: intff (784,(200,200,200),(50,50))" in message
+    assert main(["table1", "--seeds", "0", *data]) == 1
+    assert "--seeds 0" in capsys.readouterr().err
+    assert main(["figure4", "--data_dir", "nowhere/at/all\0", "--out", "out"]) == 1
+    Path("out").mkdir(exist_ok=True)
+    Path("out/table1.json").write_text('[{"quick": false}]')
+    assert main(["table1", *data]) == 1
+    assert "name another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["table3"])
+    assert stop.value.code == 2
