@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from intff_lightning.optim import KerasAdam
@@ -167,6 +168,16 @@ def test_several_at_a_time(data):
     # other processes do not know of the smaller split: the author's runs have none
     assert main(["table2", "--rows", "2", "3", "--recipe", "author", "--seeds", "1", "--jobs", "2", *data]) == 0
     assert {row["algorithm"] for row in _rows("out/table2.json")} == {"ff", "bp"}
+
+
+@pytest.mark.parametrize("recipe", ["author", "tuned"])
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_the_shipped_configs_are_the_recipes(table, recipe):
+    assert main([table, "--recipe", recipe, "--configs", "written"]) == 0
+    written = list(Path("written").iterdir())
+    assert len(written) == len(rows_of(table))
+    for path in written:
+        assert path.read_text() == (ROOT / "configs/paper" / path.name).read_text()
 
 
 def test_figures(data):

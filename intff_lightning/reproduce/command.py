@@ -1,6 +1,7 @@
 """The command: ``python -m intff_lightning.reproduce NAME --seeds N --out DIR``."""
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.messages import explain, quiet
-from intff_lightning.reproduce import figures, tables
+from intff_lightning.reproduce import configs, figures, tables
 from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.rows import Row, rows_of
 from intff_lightning.reproduce.runs import Run
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="only these lines of the table, from 1 on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument(
+        "--configs", type=Path, metavar="DIR", help="train nothing: write each row as a config file for `fit`"
+    )
     parser.add_argument("--quick", action="store_true", help="the shape of everything in minutes; figures mean nothing")
     return parser
 
@@ -100,10 +104,14 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
     out: Path = arguments.out or Path("reproduced_quick" if arguments.quick else "reproduced")
     if arguments.seeds < 1 or arguments.jobs < 1:
         raise ConfigurationError(f"--seeds {arguments.seeds} and --jobs {arguments.jobs} must be 1 or more.")
-    for name in names:
-        _check_kind(out / f"{name}.json", arguments.quick)
     recipes = ["tuned", "author"] if arguments.recipe == "both" else [arguments.recipe]
     plan = {name: _chosen(name, arguments.rows) for name in names if name not in ("figure4", "equivalence")}
+    if arguments.configs is not None:
+        for name, rows in plan.items():
+            configs.write(name, rows, recipes, arguments.configs)
+        return
+    for name in names:
+        _check_kind(out / f"{name}.json", arguments.quick)
     runs = {
         (row, recipe, seed): Run(row, recipe, seed, arguments.quick)
         for name, rows in plan.items()
@@ -112,35 +120,29 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         for seed in range(1 if name == "figure3" else arguments.seeds)
     }
     results = _train(runs.values(), arguments.data_dir, out / "runs", arguments.jobs)
+    out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 150)  # a file has no width of its own
     for name in names:
-        paths = []
         png = out / f"{name}.png"
+        title = _TITLES[name]
         if name in plan:
-            rows = []
-            for row in plan[name]:
-                for recipe in recipes:
-                    seeds = range(1 if name == "figure3" else arguments.seeds)
-                    found = [results[runs[row, recipe, seed].name] for seed in seeds]
-                    line = tables.summarize(row, recipe, found, command)
-                    if name == "figure3":
-                        line["unit_losses"] = _unit_losses(found[0]["history"])
-                    rows.append(line)
-            rows = _with_earlier(name, rows, out)
-            console.print(tables.screen(_TITLES[name], rows))
-            text = tables.markdown(_TITLES[name], rows, _note(arguments.quick, rows))
-            paths += tables.write(name, out, rows, text)
-            if name == "figure3":
-                figures.draw_losses(rows, png)
-            elif name == "robustness":
-                figures.draw_robustness(rows, png)
+            made = []
+            for row, recipe in itertools.product(plan[name], recipes):
+                seeds = [run.name for key, run in runs.items() if key[:2] == (row, recipe)]
+                made.append(tables.summarize(row, recipe, [results[seed] for seed in seeds], command))
+            table = _with_earlier(name, made, out)
+            text = tables.markdown(title, table, _note(arguments.quick))
+            console.print(tables.screen(title, table))
         else:
-            out.mkdir(parents=True, exist_ok=True)
-            rows = equivalence() if name == "equivalence" else figures.draw_corruptions(arguments.data_dir, png)
-            rows = [{"table": name, **row, "command": command, **tables.about()} for row in rows]
-            console.print(tables.plain(_TITLES[name], rows))
-            paths += tables.write(name, out, rows, tables.plain_markdown(_TITLES[name], rows))
-        paths += [png] if png.is_file() else []
+            facts = equivalence() if name == "equivalence" else figures.draw_corruptions(arguments.data_dir, png)
+            table = [{"table": name, **fact, "command": command, **tables.about()} for fact in facts]
+            text = tables.plain_markdown(title, table)
+            console.print(tables.plain(title, table))
+        if name == "figure3":
+            figures.draw_losses(table, png)
+        elif name == "robustness":
+            figures.draw_robustness(table, png)
+        paths = tables.write(name, out, table, text) + ([png] if png.is_file() else [])
         print("written: " + ", ".join(str(path) for path in paths))
 
 
@@ -203,12 +205,6 @@ def _one(run: Run, data_dir: str, folder: Path, prefix: str) -> dict[str, Any]:
     return result
 
 
-def _unit_losses(history: list[dict[str, float]]) -> list[list[float]]:
-    """Mean local loss ``[U][epochs]``."""
-    units = sum(1 for name in history[0] if name.startswith("train/loss/unit_"))
-    return [[epoch[f"train/loss/unit_{k}"] for epoch in history] for k in range(units)]
-
-
 def _with_earlier(name: str, rows: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """Rows of this call, and those of earlier ones that it did not make, in the order of the table."""
     path = out / f"{name}.json"
@@ -222,7 +218,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["algorithm"], row["network"], row["corruption"], row["rate"], row["recipe"]
 
 
-def _note(quick: bool, rows: list[dict[str, Any]]) -> str:
+def _note(quick: bool) -> str:
     if quick:
         return "A quick look: two epochs on a thousand images. These figures mean nothing."
     return (

@@ -44,8 +44,9 @@ def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command:
         command: that made them.
     """
     accuracy = [result["test_accuracy"] for result in results]
+    units = len(results[0]["unit_accuracy"])
     by_unit = zip(*(result["unit_accuracy"] for result in results), strict=True)
-    return {
+    line = {
         "table": row.table,
         "algorithm": row.algorithm,
         "network": row.network,
@@ -68,6 +69,9 @@ def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command:
         "command": command,
         **about(),
     }
+    if row.table == "figure3":  # mean local loss of every unit, by epoch, of the first seed
+        line["unit_losses"] = [[epoch[f"train/loss/unit_{k}"] for epoch in results[0]["history"]] for k in range(units)]
+    return line
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
