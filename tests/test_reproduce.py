@@ -132,8 +132,9 @@ def test_rows_of_other_calls_are_kept(data):
     assert kept == [("intff", "tuned"), ("intff", "author"), ("bp", "tuned")]
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(data, monkeypatch, capsys):
-    arguments = ["table2", "--rows", "1", "--seeds", "1", "--data_dir", data[1], "--quick"]
+@pytest.mark.parametrize(("table", "row"), [("table2", "1"), ("table1", "7")], ids=["intff", "convolution"])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(table, row, data, monkeypatch, capsys):
+    arguments = [table, "--rows", row, "--seeds", "1", "--data_dir", data[1], "--quick"]
     assert main([*arguments, "--out", "whole"]) == 0
     epochs = []
 
@@ -149,9 +150,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(data, monkeyp
     assert "the same command goes on from here" in capsys.readouterr().err
     assert main([*arguments, "--out", "cut"]) == 0
     assert epochs == [0, 1, 1]  # not from the beginning
-    (whole,), (cut,) = (_rows(f"{name}/table2.json") for name in ("whole", "cut"))
+    (whole,), (cut,) = (_rows(f"{name}/{table}.json") for name in ("whole", "cut"))
     assert cut["accuracies"] == whole["accuracies"]
     assert cut["unit_accuracy_mean"] == whole["unit_accuracy_mean"]
+    histories = [json.loads(next(Path(name).rglob("result.json")).read_text())["history"] for name in ("whole", "cut")]
+    assert [epoch["val/loss"] for epoch in histories[0]] == [epoch["val/loss"] for epoch in histories[1]]
 
 
 def test_a_changed_recipe_is_trained_anew(data, monkeypatch):

@@ -128,9 +128,12 @@ def screen(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 def markdown(title: str, rows: Sequence[dict[str, Any]], note: str) -> str:
     """The table for a file, with what made it."""
     names = _shown(rows)
-    first = rows[0]
-    where = f"torch {first['versions']['torch']}, {first['device']}, {first['threads']} threads a run, {first['date']}"
-    lines = [f"# {title}", "", f"`{first['command']}`; {where}.", "", note, ""]
+    made = {
+        f"`{row['command']}`: torch {row['versions']['torch']}, {row['device']}, {row['threads']} threads a run, "
+        f"{row['date']}.": None
+        for row in rows  # not all of them need be of one call
+    }
+    lines = [f"# {title}", "", *made, "", note, ""]
     lines.append("| " + " | ".join(_COLUMNS[name][0] for name in names) + " |")
     lines.append("|" + " --- |" * len(names))
     lines += ["| " + " | ".join(_COLUMNS[name][1](row) for name in names) + " |" for row in rows]
