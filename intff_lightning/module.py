@@ -11,11 +11,8 @@ import functools
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
@@ -25,12 +22,13 @@ from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
 from intff_lightning.recipe import build, record
+from intff_lightning.stepping import UnitSteps
 from intff_lightning.units import HiddenUnit, UnitStack
 
 __all__ = ["IntFFModule"]
 
 
-class IntFFModule(LabelClassifier, Network):
+class IntFFModule(LabelClassifier, UnitSteps, Network):
     """A stack of hidden units, each trained on its own goodness by its own optimizer.
 
     As a network it is a :class:`~intff_lightning.classifier.LabelClassifier`: ``module(image)`` gives the scores
@@ -49,8 +47,9 @@ class IntFFModule(LabelClassifier, Network):
         inner_steps: steps that a unit takes on a batch before the next unit sees it.
         handover: activations passed on, computed ``before`` the unit's first step, or ``after`` its last (the
             author's order; ``immediate`` only, one more forward pass).
-        gradient_clip_val: clips each unit's gradients by itself.
+        gradient_clip_val: clips each unit's gradients by itself; ``None`` leaves it to the Trainer's flag.
         gradient_clip_algorithm: ``norm`` or ``value``.
+        compile: compile each unit with ``torch.compile``; checkpoints are the same with and without.
         vote: units whose goodness is summed to classify; ``None`` is all of them.
         sweep_size: network inputs per pass while every label is tried, which bounds memory for many classes.
         input_shape: of one image; ``None`` asks the datamodule.
@@ -72,6 +71,7 @@ class IntFFModule(LabelClassifier, Network):
         handover: Literal["before", "after"] = "before",
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        compile: bool = False,
         vote: list[int] | None = None,
         sweep_size: int = 8192,
         input_shape: list[int] | None = None,
@@ -98,11 +98,16 @@ class IntFFModule(LabelClassifier, Network):
         self.update, self.inner_steps, self.handover = update, inner_steps, handover
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.vote = list(range(len(self.units))) if vote is None else list(vote)
-        self.sweep_size = sweep_size
+        self.sweep_size, self.compiled = sweep_size, compile
         record(self, input_shape=None, num_classes=None)
         self.configure_model()
 
     # ---------------------------------------------------------------- building
+
+    def setup(self, stage: str) -> None:
+        """Settle the shape of an image and the number of classes, see :meth:`Network.setup`."""
+        self.give_flags_back()
+        super().setup(stage)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Build the units' bodies; see :meth:`Network.build`."""
@@ -117,6 +122,12 @@ class IntFFModule(LabelClassifier, Network):
                 raise ConfigurationError(f"unit_{k} {error}") from None
             if not any(parameter.requires_grad for parameter in unit.parameters()):
                 raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
+        if self.compiled:
+            # units share the code of their forward pass, and each has some versions of it (training, evaluation, ...)
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * (1 + len(self.units)))
+            for unit in self.units:
+                unit.compile()
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per unit, and its schedule where there is one."""
@@ -163,10 +174,10 @@ class IntFFModule(LabelClassifier, Network):
                         contexts.append(others)
                         losses.append(loss.detach())
                         goodnesses.append(g.detach())
-                self._backward(total, group)
+                self.backward_units(total, group, batch_idx)
                 last = group[-1] == everyone[-1] and inner == self.inner_steps - 1
                 del h, loss, g, total  # the graph must be gone before the next unit builds its own
-                self._step(group, counted=last)
+                self.step_units(group, batch_idx, counted=last)
             x = entries[-1]
             if self.handover == "after":
                 with torch.no_grad():
@@ -174,9 +185,8 @@ class IntFFModule(LabelClassifier, Network):
         outputs = self._outputs(losses, goodnesses, batch)
         self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
         self._losses.log(self, batch_idx)
-        for config in self.trainer.lr_scheduler_configs:
-            if config.interval == "step":
-                config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
+        if self.steps_now(batch_idx):
+            self.step_schedules()
         return outputs
 
     def _inputs(self, batch: PairedBatch) -> Tensor | LabelledImages:
@@ -215,57 +225,6 @@ class IntFFModule(LabelClassifier, Network):
             "positive_goodness": positive,
             "negative_goodness": positive.new_zeros(*positive.shape, 0) if negative is None else negative,
         }
-
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
-    def _backward(self, loss: Tensor, group: list[int]) -> None:
-        """Gradients of the group's units, and of nothing else; averaged over processes."""
-        for k in group:
-            self.units[k].zero_grad()
-        strategy = self.trainer.strategy
-        if not isinstance(strategy, ParallelStrategy) or strategy.world_size == 1:
-            self.manual_backward(loss)
-            return
-        # DDP's own reduction expects every parameter in every backward pass: reduce this group's alone, in one piece
-        with strategy.block_backward_sync():
-            self.manual_backward(loss)
-        gradients = [p.grad for k in group for p in self.units[k].parameters() if p.grad is not None]
-        mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
-        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def _step(self, group: list[int], counted: bool) -> None:
-        """Step the group's optimizers; a batch's last step alone counts for ``global_step``."""
-        for k in group:
-            optimizer = self._optimizers()[k]
-            if counted and k == group[-1]:
-                optimizer.step()
-            else:  # the strategy's step keeps precision and hooks, and Lightning's loop does not count it
-                self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip one unit's gradients; here they are unscaled whatever the precision."""
-        k = next(k for k, wrapped in enumerate(self._optimizers()) if wrapped.optimizer is optimizer)
-        own = self.units[k].gradient_clip_val
-        value = self.gradient_clip_val if own is None else own
-        if value is not None:
-            self.clip_gradients(optimizer, value, self.gradient_clip_algorithm)
-
-    def on_train_epoch_end(self) -> None:
-        """Step the schedules that go by epochs."""
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                metrics = self.trainer.callback_metrics
-                if self.scheduler_monitor not in metrics:
-                    raise ConfigurationError(
-                        f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; there are: "
-                        f"{', '.join(sorted(metrics))}. Set scheduler_monitor."
-                    )
-                config.scheduler.step(metrics[self.scheduler_monitor])
-            elif config.interval == "epoch":
-                config.scheduler.step()
 
     # ---------------------------------------------------------------- evaluation
 
