@@ -53,14 +53,16 @@ class LabelClassifier:
         """Inputs that show every image under a run of labels."""
         if not image.is_floating_point():
             raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
-        size = len(image)
+        size = image.shape[0]  # len() would fix the batch size of an exported program
         labels = torch.arange(self.encoder.num_classes, device=image.device)
-        for chunk in torch.split(labels, max(1, self.sweep_size // max(1, size))):
+        # an exported program takes batches of any size, and must not choose by it
+        together = len(labels) if torch.compiler.is_exporting() else max(1, self.sweep_size // max(1, size))
+        for chunk in torch.split(labels, together):
             yield LabelledImages(image, chunk.expand(size, -1), self.encoder)
 
     def label_goodness(self, image: Tensor) -> Tensor:
         """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``."""
-        parts = [self.goodness(x).view(len(self.units), -1, len(image)) for x in self._label_chunks(image)]
+        parts = [self.goodness(x).view(len(self.units), -1, image.shape[0]) for x in self._label_chunks(image)]
         return torch.cat(parts, dim=1).transpose(1, 2)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -88,5 +90,5 @@ class LabelClassifier:
                 outputs += [layer.flatten(1) for layer in layers]
                 x = layers[-1]
             features = torch.cat(outputs, dim=1)
-            parts.append(features.view(-1, len(image), features.shape[1]))  # (labels, B, features)
+            parts.append(features.view(-1, image.shape[0], features.shape[1]))  # (labels, B, features)
         return torch.cat(parts).transpose(0, 1).flatten(1)

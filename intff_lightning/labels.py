@@ -107,7 +107,7 @@ class LabelOverlay(LabelEncoder):
         overlaid[:, : self.num_classes] = 0
         if self.intensity is None:
             return overlaid, image.flatten(1).amax(1, keepdim=True)
-        return overlaid, overlaid.new_full((len(image), 1), self.intensity)
+        return overlaid, overlaid.new_full((image.shape[0], 1), self.intensity)
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Overlay ``label`` ``(B,)`` on ``image`` ``(B, *)``; the shape stays."""

@@ -166,7 +166,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
                 total = torch.zeros(())
                 for position, k in enumerate(group):
                     h = self.units[k](entries[position])
-                    loss, g = self._local_loss(k, h, batch, contexts[position])
+                    loss, g = self.local_loss(k, h, batch, contexts[position])
                     total = loss if position == 0 else total + loss
                     if inner == 0:
                         entries.append(h.detach())
@@ -210,7 +210,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             return positive, negative.view(*negative.shape[:-1], -1, size).transpose(-1, -2)  # label by label
         return positive, negative.view(*negative.shape[:-1], size, -1)  # sample by sample
 
-    def _local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
+    def local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss of unit k, and its goodness ``(B + B * k,)`` in the order of the inputs."""
         g = self.units[k].goodness(h)
         context = None if others is None else self._pairs(others, batch)
@@ -233,7 +233,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         others: Tensor | None = None
         losses, goodnesses = [], []
         for k, h in enumerate(self._activations(x)):
-            loss, g = self._local_loss(k, h, batch, others)
+            loss, g = self.local_loss(k, h, batch, others)
             others = g if others is None else others + g
             losses.append(loss)
             goodnesses.append(g)

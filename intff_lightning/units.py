@@ -183,8 +183,8 @@ class DenseUnit(HiddenUnit):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
         image, value = parts  # (B, features), a copy of its own, and (B, 1)
-        norm = torch.linalg.vector_norm(at_least_float32(image), dim=1, keepdim=True)
-        norm = torch.hypot(norm, at_least_float32(value))
+        squares = at_least_float32(image).square().sum(1, keepdim=True) + at_least_float32(value).square()
+        norm = squares.sqrt()  # and not hypot, which ONNX has not
         scale = self.normalization.scale(norm, image.shape[1]).to(image.dtype)
         classes, label = x.encoder.num_classes, x.label.T.unsqueeze(2)  # (L, B, 1)
         one_hot = image.new_zeros(*label.shape[:2], classes)
