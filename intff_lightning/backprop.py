@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization
-from intff_lightning.losses import LossRecord
 from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import image_and_target
@@ -84,14 +83,15 @@ class BackpropModule(Network):
         entry = {"scheduler": schedule, "interval": interval, "name": "lr", "monitor": self.scheduler_monitor}
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
-    def on_train_start(self) -> None:
-        """Start the record of the loss."""
-        self._losses = LossRecord(["the network"], self.device)
+    def loss_names(self) -> list[str]:
+        """The network is one."""
+        return ["the network"]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch, scalar."""
         image, target = image_and_target(batch)
         loss = cross_entropy(self(image), target, label_smoothing=self.label_smoothing)
+        assert self._losses is not None  # since training started
         self._losses.add(loss.detach().view(1), len(target), self.global_step)
         self._losses.log(self, batch_idx)
         return loss

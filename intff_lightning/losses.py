@@ -24,6 +24,7 @@ class LossRecord:
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = list(names)
         self.last_finite = torch.full((len(self.names),), -1, device=device)
+        self.total, self.count = torch.zeros((), device=device), 0
         self._waiting: list[tuple[Tensor, int, int]] = []
 
     def add(self, unit_loss: Tensor, size: int, step: int) -> None:
@@ -31,7 +32,7 @@ class LossRecord:
         self._waiting.append((unit_loss, size, step))
 
     def log(self, module: Any, batch_idx: int) -> None:
-        """Log the mean as ``train/loss``, and stop a run that diverged, where a logging interval ends.
+        """Stop a run that diverged, where a logging interval ends, and log ``train/loss`` where an epoch does.
 
         Args:
             module: in training; its n-th optimizer is that of the n-th part.
@@ -43,25 +44,41 @@ class LossRecord:
         trainer = module.trainer
         if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
             return  # self.log costs more time than all of our bookkeeping
-        loss, size = self.settle()
-        # reduced over processes once, at the end of the epoch
-        module.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size)
+        self.settle()
         self.check(module.global_step, [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+        if trainer.is_last_batch:
+            self.end_epoch(module)
 
-    def settle(self) -> tuple[Tensor, int]:
-        """Work off what waits, on the device.
+    def end_epoch(self, module: Any) -> None:
+        """Log ``train/loss``, the mean over the epoch's samples, unless its last batch has done so."""
+        self.settle()
+        if self.count:
+            mean = self.total / self.count
+            module.log(
+                "train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=self.count
+            )
+            self.total, self.count = torch.zeros_like(self.total), 0
 
-        Returns:
-            Mean over samples of the summed loss since the last call, and the number of samples; one batch at
-            least must wait.
-        """
-        losses, sizes, steps = zip(*self._waiting, strict=True)
-        self._waiting = []
-        loss = torch.stack(losses)  # (batches, U)
-        step = torch.tensor(steps, device=loss.device).unsqueeze(1)
-        self.last_finite = torch.where(loss.isfinite(), step, self.last_finite).amax(0)
-        weight = torch.tensor(sizes, device=loss.device, dtype=loss.dtype) / sum(sizes)
-        return (loss.sum(1) * weight).sum(), sum(sizes)
+    def settle(self) -> None:
+        """Work off what waits, on the device."""
+        if self._waiting:
+            losses, sizes, steps = zip(*self._waiting, strict=True)
+            self._waiting = []
+            loss = torch.stack(losses)  # (batches, U)
+            step = torch.tensor(steps, device=loss.device).unsqueeze(1)
+            self.last_finite = torch.where(loss.isfinite(), step, self.last_finite).amax(0)
+            weight = torch.tensor(sizes, device=loss.device, dtype=loss.dtype)
+            self.total = self.total + (loss.sum(1) * weight).sum()
+            self.count += sum(sizes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch so far."""
+        self.settle()
+        return {"total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the middle of an epoch."""
+        self.total, self.count = state["total"].to(self.total.device), state["count"]
 
     def check(self, step: int, learning_rates: list[float]) -> None:
         """Raise where a loss of ``step`` was not finite; this waits for the device.

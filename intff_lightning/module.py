@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay
-from intff_lightning.losses import LossRecord
 from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
@@ -143,9 +142,9 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
 
     # ---------------------------------------------------------------- training
 
-    def on_train_start(self) -> None:
-        """Start the record of the local losses."""
-        self._losses = LossRecord([f"unit_{k}" for k in range(len(self.units))], self.device)
+    def loss_names(self) -> list[str]:
+        """One for each unit."""
+        return [f"unit_{k}" for k in range(len(self.units))]
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Tensor]:
         """Train every unit on one batch; ``global_step`` rises by one.
@@ -183,6 +182,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
                 with torch.no_grad():
                     x = self.units[group[-1]](entries[0])
         outputs = self._outputs(losses, goodnesses, batch)
+        assert self._losses is not None  # since training started
         self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
         self._losses.log(self, batch_idx)
         if self.steps_now(batch_idx):

@@ -6,7 +6,9 @@ import lightning as L
 from torch import Tensor
 
 from intff_lightning.errors import CheckpointError, ConfigurationError
+from intff_lightning.losses import LossRecord
 from intff_lightning.pairs import PairedBatch
+from intff_lightning.randomness import random_states, restore_random_state
 from intff_lightning.recipe import Recorded, recipe, recipe_of
 
 __all__ = ["Network"]
@@ -19,9 +21,16 @@ class Network(Recorded, L.LightningModule):
     calls :meth:`configure_model`, and implements :meth:`build`.
     """
 
+    _losses: LossRecord | None = None
+    _resumed: dict[str, Any] | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self._built = False
+
+    def loss_names(self) -> list[str]:
+        """Names of the parts whose losses are recorded, in the order of their optimizers."""
+        raise NotImplementedError
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Make the layers.
@@ -54,6 +63,19 @@ class Network(Recorded, L.LightningModule):
             self.build(tuple(input_shape), num_classes)
             self._built = True
 
+    def on_train_start(self) -> None:
+        """Start the record of the losses, or go on with a checkpoint's, and with its random draws."""
+        self._losses = LossRecord(self.loss_names(), self.device)
+        if self._resumed is not None and self.trainer.ckpt_path:
+            self._losses.load_state_dict(self._resumed["losses"])
+            restore_random_state(self._resumed["random"], self.global_rank)
+        self._resumed = None
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss where it ended before its last batch."""
+        assert self._losses is not None
+        self._losses.end_epoch(self)
+
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Scores ``(B, C)`` of a :class:`PairedBatch`, of ``(image, ...)`` or of an image tensor."""
         if isinstance(batch, PairedBatch):
@@ -69,9 +91,12 @@ class Network(Recorded, L.LightningModule):
             recipes["data"] = recipe_of(datamodule)
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
         checkpoint["recipes"] = recipes
+        if self._losses is not None and self.trainer.training:
+            checkpoint["training"] = {"losses": self._losses.state_dict(), "random": random_states()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another network, by the first thing that differs."""
+        self._resumed = checkpoint.get("training")
         theirs, mine = checkpoint["state_dict"], self.state_dict()
         for name in sorted(mine.keys() | theirs.keys()):
             shapes = [tuple(s[name].shape) if name in s else "missing" for s in (theirs, mine)]

@@ -151,6 +151,7 @@ class UnitSteps(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Step the schedules that go by epochs."""
+        super().on_train_epoch_end()
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 metrics = self.trainer.callback_metrics

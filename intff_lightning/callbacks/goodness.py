@@ -86,6 +86,14 @@ class GoodnessLogger(Callback):
         self._train = _Sums()
         self._evaluation = _Sums()  # apart, as validation runs inside a training epoch
 
+    def state_dict(self) -> dict[str, Any]:
+        """The training epoch so far."""
+        return {"count": self._train.count, "sums": self._train.sums}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the middle of an epoch."""
+        self._train.count, self._train.sums = state_dict["count"], state_dict["sums"]
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start an epoch's sums."""
         self._train = _Sums()

@@ -24,8 +24,6 @@ __all__ = ["Run"]
 class _History(Callback):
     """Keeps the metrics and seconds of every epoch, in the checkpoint too, and tells how the run goes.
 
-    It keeps the state of torch's generator as well, of which dropout draws.
-
     Args:
         say: is told a line, at most once in ``interval`` seconds.
         interval: in seconds.
@@ -35,12 +33,6 @@ class _History(Callback):
         self.say, self.interval = say, interval
         self.epochs: list[dict[str, float]] = []
         self._begun = self._said = time.perf_counter()
-        self._generator: torch.Tensor | None = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with the checkpoint's draws."""
-        if self._generator is not None:
-            torch.set_rng_state(self._generator)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -59,12 +51,12 @@ class _History(Callback):
             self.say(f"epoch {len(self.epochs)} of {trainer.max_epochs}{accuracy}, about {wait:.0f} s left")
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs so far, and the generator."""
-        return {"epochs": self.epochs, "generator": torch.get_rng_state()}
+        """The epochs so far."""
+        return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a checkpoint's epochs."""
-        self.epochs, self._generator = list(state_dict["epochs"]), state_dict["generator"].cpu()
+        self.epochs = list(state_dict["epochs"])
 
 
 @dataclasses.dataclass(frozen=True)
