@@ -91,7 +91,7 @@ class Network(Recorded, L.LightningModule):
             recipes["data"] = recipe_of(datamodule)
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
         checkpoint["recipes"] = recipes
-        if self._losses is not None and self.trainer.training:
+        if self._losses is not None and self.trainer.state.fn == "fit":  # after its validation as well
             checkpoint["training"] = {"losses": self._losses.state_dict(), "random": random_states()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -128,8 +128,14 @@ class _Stop(L.Callback):
             trainer.save_checkpoint("middle.ckpt")
             raise InterruptedError
 
+    def on_validation_end(self, trainer, pl_module):
+        if self.step is None and not trainer.sanity_checking:
+            trainer.save_checkpoint("middle.ckpt")
+            raise InterruptedError
 
-@pytest.mark.parametrize("step", [7, 19, 30])  # in the first epoch, at its end, in the second
+
+# in the first epoch, at its end, in the second, after the first one's validation
+@pytest.mark.parametrize("step", [7, 19, 30, None])
 def test_a_run_resumed_in_the_middle_ends_with_the_same_bits(step, trainer):
     def run(epochs=3, callbacks=(), ckpt_path=None):
         torch.manual_seed(0)

@@ -182,14 +182,13 @@ def _train(runs: Iterable[Run], data_dir: str, folder: Path, jobs: int) -> dict[
     threads = max(1, torch.get_num_threads() // jobs)
     results = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
+    pool = ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,))
+    try:
         futures = {pool.submit(_one, run, data_dir, folder, prefix): run for run, prefix in work}
-        try:
-            for future in as_completed(futures):
-                results[futures[future].name] = future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            results[futures[future].name] = future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # a `with` would first train all that waits, whatever went wrong
     return results
 
 
