@@ -1,5 +1,6 @@
 """Section 6 of the paper in numbers: IntFF's gradients are FF's, and those of a summed loss with stop-gradient."""
 
+import warnings
 from typing import Any
 
 import lightning as L
@@ -54,7 +55,9 @@ def _of_intff(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]  # a list is a dataset
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # one step needs none
+        trainer.fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]  # a list is a dataset
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
 
