@@ -104,7 +104,9 @@ def test_only_the_seed_and_the_sample_decide(kind):
 
 
 def test_the_papers_mixture_is_20_000_of_each_kind(real_data):
-    corrupted = MNISTDataModule(real_data, val_size=0, seed=0, corruption=PaperMixture()).dataset("train")
+    data = MNISTDataModule(real_data, val_size=0, seed=0, corruption=PaperMixture())
+    data.prepare_data()  # it may be packed
+    corrupted = data.dataset("train")
     whole = MNISTDataModule(real_data, val_size=0).dataset("train")
     assert len(corrupted) == 80_000
     clean, noisy, rows, noise = corrupted.image.split(20_000)
