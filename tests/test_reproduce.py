@@ -226,6 +226,8 @@ def test_mistakes_are_said_in_a_few_lines(data, capsys):
     Path("out/table1.json").write_text('[{"quick": false}]')
     assert main(["table1", *data]) == 1
     assert "name another folder" in capsys.readouterr().err
+    assert main(["table1", *data[:3], "--out", "/dev/null/out"]) == 1
+    assert "--out /dev/null/out cannot be written" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["table3"])
     assert stop.value.code == 2

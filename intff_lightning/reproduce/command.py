@@ -110,6 +110,10 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         for name, rows in plan.items():
             configs.write(name, rows, recipes, arguments.configs)
         return
+    try:
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written ({error.strerror}): name another folder.") from None
     for name in names:
         _check_kind(out / f"{name}.json", arguments.quick)
     runs = {
@@ -120,7 +124,6 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         for seed in range(1 if name == "figure3" else arguments.seeds)
     }
     results = _train(runs.values(), arguments.data_dir, out / "runs", arguments.jobs)
-    out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 150)  # a file has no width of its own
     for name in names:
         png = out / f"{name}.png"

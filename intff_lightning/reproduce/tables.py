@@ -172,7 +172,6 @@ def plain_markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
 
 def write(name: str, out: Path, rows: Sequence[dict[str, Any]], text: str) -> list[Path]:
     """Write ``NAME.json`` and ``NAME.md``."""
-    out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.json", out / f"{name}.md"]
     paths[0].write_text(json.dumps(list(rows), indent=1) + "\n")
     paths[1].write_text(text)
