@@ -21,7 +21,8 @@ __all__ = ["BackpropModule"]
 class BackpropModule(Network):
     """A network trained by backpropagation of the cross-entropy, with one optimizer.
 
-    Of paired batches it takes the images and their classes; negatives are never made for it.
+    Of paired batches it takes the images and their classes; negatives that are the images
+    under other labels are never made for it.
 
     Args:
         body: any module ``(B, *) -> (B, *)``, or a hidden unit: its layers are built for the data, its normalization

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intff_lightning.draws import Draws, splitmix64
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import float_pixels
 from intff_lightning.recipe import Recorded
 
 __all__ = [
@@ -106,10 +107,6 @@ def _mean(image: Tensor) -> Tensor:
     return (torch.stack(sums).sum() / image.numel() / 255).float()
 
 
-def _as_float(image: Tensor) -> Tensor:
-    return image if image.is_floating_point() else image.float().div_(255)
-
-
 def _in_chunks(
     corruption: Corruption, image: Tensor, target: Tensor, num_classes: int, seed: int, mean: Tensor, first: int
 ) -> tuple[Tensor, Tensor]:
@@ -120,7 +117,7 @@ def _in_chunks(
         index = torch.arange(first + start, first + start + len(target[part]), device=target.device)
         parts.append(
             corruption(
-                _as_float(image[part]),
+                float_pixels(image[part]),
                 target[part],
                 num_classes=num_classes,
                 mean=mean.to(image.device),
@@ -178,24 +175,16 @@ class UnloadedRows(Corruption):
         return image * keep, target
 
 
-class NoiseImages(Corruption):
-    """No digit at all: the mean pixel plus noise, under a label drawn uniformly.
-
-    Args:
-        rate: of :class:`Corruption`.
-        std: standard deviation of the noise, the paper's 0.1.
-    """
-
-    def __init__(self, rate: float = 1.0, std: float = 0.1) -> None:
-        super().__init__(rate)
-        self.std = std
+class NoiseImages(GaussianPixels):
+    """No digit at all: the mean pixel plus noise, under a label drawn uniformly; arguments as of the base."""
 
     def corrupt(
         self, image: Tensor, target: Tensor, *, num_classes: int, mean: Tensor, generator: Draws
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`Corruption.corrupt`."""
-        noise = mean + self.std * generator.normal(*image.shape[1:])
-        return noise.to(image.dtype), generator.integers(num_classes)
+        empty = mean.to(image.dtype).expand_as(image)
+        noise, _ = super().corrupt(empty, target, num_classes=num_classes, mean=mean, generator=generator)
+        return noise, generator.integers(num_classes)
 
 
 class LabelNoise(Corruption):
@@ -246,7 +235,7 @@ class PaperMixture(Corruption):
         share = self.rate / len(self.kinds)
         each = int(size * share / (1 - share) + 1e-6)  # so that the added ones are this share of the sum
         clean = size - 2 * each
-        images, targets = [_as_float(image[:clean])], [target[:clean]]
+        images, targets = [float_pixels(image[:clean])], [target[:clean]]
         for kind, start in zip(self.kinds, (clean, clean + each, 0), strict=True):
             part = slice(start, start + each)
             first = size if start == 0 else start

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 __all__ = [
     "at_least_float32",
+    "float_pixels",
     "goodness",
     "label_cross_entropy",
     "rms_normalize",
@@ -23,6 +24,11 @@ __all__ = [
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32, anything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def float_pixels(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels of uint8 in [0, 1]; floating point ones as they are."""
+    return image if image.is_floating_point() else image.to(dtype).div_(255)
 
 
 def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor:

@@ -43,7 +43,7 @@ class LossRecord:
         """
         trainer = module.trainer
         if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
-            return  # self.log costs more time than all of our bookkeeping
+            return  # a look waits for the device
         self.settle()
         self.check(module.global_step, [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
         if trainer.is_last_batch:

@@ -23,6 +23,7 @@ from intff_lightning.datamodules.loading import (
 from intff_lightning.datamodules.split import PARTS, Part, SplitDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.functional import float_pixels
 from intff_lightning.labels import LabelEncoder, LabelOverlay
 from intff_lightning.negatives import NegativeSource, RelabellingSource, WrongLabels, model_for
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
@@ -227,7 +228,7 @@ class PairedDataModule(SplitDataModule):
             batch = self.inner.on_after_batch_transfer(batch, dataloader_idx)
         if self.trainer.predicting:
             image = batch[0] if isinstance(batch, list | tuple) else batch
-            return _as_float(image, self.trainer.lightning_module)
+            return float_pixels(image, getattr(self.trainer.lightning_module, "dtype", torch.float32))
         image, target = batch[:2]
         index = batch[2] if self.inner is None else self._numbers(len(target), dataloader_idx).to(target.device)
         return self.pair(image, target, index, training=bool(self.trainer.training))
@@ -245,7 +246,7 @@ class PairedDataModule(SplitDataModule):
         # training and evaluation data count their samples from 0 each, and must not share draws
         generator = Draws(self.settle_seed(), epoch, index if training else ~index)
         module = self.trainer.lightning_module if self.trainer else None
-        image = _as_float(image, module)
+        image = float_pixels(image, getattr(module, "dtype", torch.float32))  # Lightning has converted floats already
         if training and self.corruption is not None and not isinstance(self._datasets.get("train"), InMemoryDataset):
             image, target = self.corruption.of_batch(
                 image, target, num_classes=self.num_classes, seed=self.settle_seed()
@@ -331,8 +332,3 @@ def _nothing() -> list[Any]:
     """No loader, and no warning of it: the user asked for none."""
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     return []
-
-
-def _as_float(image: Tensor, module: Any) -> Tensor:
-    """Pixels in [0, 1], in the network's precision; Lightning has converted those that are floating point already."""
-    return image if image.is_floating_point() else image.to(getattr(module, "dtype", torch.float32)).div_(255)

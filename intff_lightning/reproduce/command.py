@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,8 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         if name in plan:
             made = []
             for row, recipe in itertools.product(plan[name], recipes):
-                seeds = [run.name for key, run in runs.items() if key[:2] == (row, recipe)]
-                made.append(tables.summarize(row, recipe, [results[seed] for seed in seeds], command))
+                found = [results[run.name] for key, run in runs.items() if key[:2] == (row, recipe)]
+                made.append(tables.summarize(row, recipe, found, command))
             table = _with_earlier(name, made, out)
             text = tables.markdown(title, table, _note(arguments.quick))
             console.print(tables.screen(title, table))
@@ -201,7 +201,9 @@ def _prepare(threads: int) -> None:
 
 
 def _one(run: Run, data_dir: str, folder: Path, prefix: str) -> dict[str, Any]:
-    say: Callable[[str], None] = lambda line: print(f"{prefix}: {line}", flush=True)  # noqa: E731
+    def say(line: str) -> None:
+        print(f"{prefix}: {line}", flush=True)
+
     result = run.result(data_dir, folder, say)
     say(f"test accuracy {result['test_accuracy']:.2f} %, trained in {result['seconds']:.0f} s")
     return result

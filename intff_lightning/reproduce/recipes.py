@@ -76,7 +76,7 @@ def make_recipe(row: Row, recipe: str, seed: int, data_dir: str, quick: bool = F
         recipe: ``author`` or ``tuned``.
         seed: of the data's order, negatives, augmentation and corruption.
         data_dir: folder of MNIST.
-        quick: two epochs of two steps on a thousand images.
+        quick: two epochs on a thousand images; the author's with two inner steps.
     """
     corruption = None if row.corruption == "clean" else _CORRUPTIONS[row.corruption](row.rate)
     options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "corruption": corruption}
@@ -110,7 +110,7 @@ def _author(row: Row, options: dict[str, Any], quick: bool) -> Recipe:
     return Recipe(module, data, epochs, epochs * inner)
 
 
-def _bp_body(row: Row, author: bool, dropout: float = 0.0) -> nn.Module:
+def _bp_body(row: Row, author: bool) -> nn.Module:
     if row.network == CONVOLUTION:
         return Convolution(dropout=0.5, glorot=author)
     widths = [width for unit in row.units for width in unit]

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from intff_lightning.recipe import recipe
-from intff_lightning.reproduce.recipes import Recipe, make_recipe
+from intff_lightning.reproduce.recipes import make_recipe
 from intff_lightning.reproduce.rows import Row
 
 __all__ = ["Run"]
@@ -80,12 +80,8 @@ class Run:
         """Of its folder: runs that two tables share have one."""
         row = self.row
         corruption = "clean" if row.corruption == "clean" else f"{row.corruption}_{row.rate:g}"
-        network = row.network.replace("(", "[").replace(")", "]")  # plain in a shell's tab completion, too
+        network = row.network.replace("(", "[").replace(")", "]")  # a shell would want those quoted
         return "_".join([row.algorithm, network, corruption, self.recipe, f"seed{self.seed}"])
-
-    def make(self, data_dir: str) -> Recipe:
-        """Build its module and datamodule."""
-        return make_recipe(self.row, self.recipe, self.seed, data_dir, self.quick)
 
     def result(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """Train and test it, or read what an earlier call has written.
@@ -103,7 +99,7 @@ class Run:
             ``history`` (the metrics of each epoch).
         """
         L.seed_everything(self.seed, verbose=False)
-        made = self.make(data_dir)
+        made = make_recipe(self.row, self.recipe, self.seed, data_dir, self.quick)
         plain = {"module": recipe(made.module), "data": recipe(made.data), "epochs": made.epochs}
         plain["data"]["init_args"].pop("data_dir")  # a moved folder must not start runs anew
         folder = folder / self.name

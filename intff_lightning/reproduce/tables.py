@@ -133,11 +133,14 @@ def markdown(title: str, rows: Sequence[dict[str, Any]], note: str) -> str:
         f"{row['date']}.": None
         for row in rows  # not all of them need be of one call
     }
-    lines = [f"# {title}", "", *made, "", note, ""]
-    lines.append("| " + " | ".join(_COLUMNS[name][0] for name in names) + " |")
-    lines.append("|" + " --- |" * len(names))
-    lines += ["| " + " | ".join(_COLUMNS[name][1](row) for name in names) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    header = [_COLUMNS[name][0] for name in names]
+    lines = [[_COLUMNS[name][1](row) for name in names] for row in rows]
+    return _document([f"# {title}", "", *made, "", note], header, lines)
+
+
+def _document(head: list[str], header: list[str], lines: list[list[str]]) -> str:
+    table = ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]
+    return "\n".join([*head, "", *table]) + "\n"
 
 
 _ALWAYS = ("table", "command", "versions", "machine", "date")
@@ -164,10 +167,8 @@ def plain(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 def plain_markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
     """Rows of any kind for a file."""
     header, *lines = _cells(rows)
-    text = [f"# {title}", "", f"`{rows[0]['command']}`, torch {rows[0]['versions']['torch']}, {rows[0]['date']}.", ""]
-    return (
-        "\n".join([*text, *("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])]) + "\n"
-    )
+    made = f"`{rows[0]['command']}`, torch {rows[0]['versions']['torch']}, {rows[0]['date']}."
+    return _document([f"# {title}", "", made], header, lines)
 
 
 def write(name: str, out: Path, rows: Sequence[dict[str, Any]], text: str) -> list[Path]:
