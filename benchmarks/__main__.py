@@ -8,6 +8,7 @@ from pathlib import Path
 NAMES = {
     "accuracy": "test accuracy of a config over seeds",
     "probe": "linear probe on a trained network, by features",
+    "resume": "runs killed at random moments and resumed, against the run that nobody killed",
     "throughput": "epoch time against a bare PyTorch loop",
     "time_to_accuracy": "seconds from process start until the validation accuracy passes a mark",
 }
@@ -29,6 +30,8 @@ def main() -> None:
             command.add_argument("--seeds", type=int, default=5 if name == "accuracy" else 3)
         if name == "time_to_accuracy":
             command.add_argument("--mark", type=float, default=98.0, help="validation accuracy, percent")
+        if name == "resume":
+            command.add_argument("--runs", type=int, default=30, help="that are killed")
         if name == "probe":
             command.add_argument("--checkpoint", nargs="+", required=True, help="of networks on MNIST, a seed each")
     arguments = parser.parse_args()

@@ -6,6 +6,16 @@ Reading order: ``functional`` (the paper's equations), ``labels`` and ``negative
 and ``reproduce`` (the paper's tables and figures) around them.
 """
 
+import sys
+import warnings
+
+if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
+    warnings.warn(
+        "intff_lightning is made of `lightning`, whose modules a Trainer of `pytorch_lightning` does not take: "
+        "write `import lightning.pytorch as pl` in place of `import pytorch_lightning as pl`.",
+        stacklevel=2,
+    )
+
 from intff_lightning._version import __version__
 from intff_lightning.backprop import BackpropModule
 from intff_lightning.labels import LabelOverlay

@@ -1,6 +1,7 @@
-"""Checkpoint files: written whole or not at all, kept when a run is interrupted, read as recipes."""
+"""Checkpoint files: written whole or not at all, kept when a run is interrupted."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from intff_lightning.errors import CheckpointError
-
-__all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint", "read_recipes"]
+__all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -57,35 +56,30 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the weights after every epoch, and those of the moment of a Ctrl-C."""
+    """Keeps ``last.ckpt``: the weights after every epoch, and those of the moment of a Ctrl-C.
+
+    Args:
+        every_n_train_steps: keeps those of every so many steps as well.
+        train_time_interval: and those of whenever so much time has passed; not both.
+    """
 
     state_key = "LastCheckpoint"
 
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_on_train_epoch_end=True, save_on_exception=True)
+    def __init__(self, every_n_train_steps: int | None = None, train_time_interval: timedelta | None = None) -> None:
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            save_on_train_epoch_end=True,
+            save_on_exception=True,
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what the epoch ends with; Lightning's own does not where it saves by steps or time."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what a Ctrl-C interrupts; after any other exception the weights are not to be trusted."""
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
             super().on_exception(trainer, pl_module, exception)
-
-
-def read_recipes(path: str | Path) -> dict[str, dict[str, Any]]:
-    """How the module and the datamodule of a checkpoint were built, without building them.
-
-    Args:
-        path: of a checkpoint file.
-
-    Returns:
-        ``{"model": recipe, "data": recipe}``, each only where the checkpoint has one.
-
-    Raises:
-        CheckpointError: the file is no checkpoint, or is damaged.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        recipes: dict[str, dict[str, Any]] = checkpoint.get("recipes", {})
-    except Exception as error:  # whatever a damaged file makes of torch's reader
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged ({reason}).") from None
-    return recipes

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from rich.console import Console
 
@@ -26,11 +26,12 @@ import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
-from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, read_recipes
+from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.messages import explain, known_options, quiet, shorten
 from intff_lightning.network import Network
+from intff_lightning.resuming import ResumableCSVLogger, find_checkpoint, log_root, read_checkpoint, resumed_version
 
 __all__ = ["IntFFCLI", "main"]
 
@@ -83,10 +84,7 @@ class IntFFCLI(LightningCLI):
         quick = bool(config.get("fast_dev_run"))
         if config.get("logger") in (None, True) and not quick:
             _check_writable(root)
-            table = CSVLogger(root)
-            config["logger"] = [table]
-            if self.subcommand == "fit":
-                config["logger"].append(TensorBoardLogger(root, version=table.version))
+            config["logger"] = self._loggers(root)
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, list) else [given]
         report = ours.TerminalReport(epoch_lines=not terminal)
@@ -98,7 +96,8 @@ class IntFFCLI(LightningCLI):
         if self.subcommand == "fit" and not quick:
             defaults.append(ours.TrainingFigures())
             if config.get("enable_checkpointing") is not False and not any(
-                isinstance(callback, ModelCheckpoint) for callback in given
+                isinstance(callback, ModelCheckpoint) and not isinstance(callback, BestCheckpoint | LastCheckpoint)
+                for callback in given
             ):
                 defaults += [BestCheckpoint(), LastCheckpoint()]
         if config.get("enable_progress_bar") is None:
@@ -113,6 +112,16 @@ class IntFFCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         config["plugins"] = plugins
         return self._instantiate_trainer(config, [])
+
+    def _loggers(self, root: Path) -> list[Logger]:
+        if self.subcommand != "fit":
+            return [ResumableCSVLogger(root)]
+        path = self._get(self.config_init, "ckpt_path")
+        version, step = resumed_version(path, root), None
+        if version is not None:
+            step = read_checkpoint(path)["global_step"]
+        table = ResumableCSVLogger(root, version, resume_step=step)
+        return [table, TensorBoardLogger(root, version=table.version, purge_step=step)]
 
     def after_fit(self) -> None:
         """Test the best weights, and say where everything is."""
@@ -153,19 +162,26 @@ class IntFFCLI(LightningCLI):
 
 
 def _with_recipes(argv: list[str], folder: str) -> list[str]:
-    """Put the recipes of ``--ckpt_path`` before the user's arguments, as a config file."""
-    path = None
+    """Find ``--ckpt_path last`` or ``best``; put a checkpoint's recipes before the user's arguments, as a file."""
+    span = slice(0, 0)
     for position, argument in enumerate(argv):
-        if argument == "--ckpt_path" and position + 1 < len(argv):
-            path = argv[position + 1]
-        elif argument.startswith("--ckpt_path="):
-            path = argument.partition("=")[2]
-    if path is None or path in ("best", "last", "hpc", "registry"):
+        if argument.partition("=")[0] == "--ckpt_path":
+            span = slice(position, position + (1 if "=" in argument else 2))
+    path = " ".join(argv[span]).removeprefix("--ckpt_path")[1:]
+    if path in ("", "hpc", "registry"):
         return argv
+    if path in ("last", "best"):
+        root = log_root(argv)
+        found = find_checkpoint(path, root)
+        if found is None and (argv[0], path) == ("fit", "last"):
+            sys.stderr.write(f"there is no last.ckpt under {root / 'lightning_logs'} yet: starting anew\n")
+            return argv[: span.start] + argv[span.stop :]
+        path = str(found or root / f"lightning_logs/version_N/checkpoints/{path}.ckpt")
+        argv = [*argv[: span.start], "--ckpt_path", path, *argv[span.stop :]]
     if not Path(path).is_file():
         raise ConfigurationError(f"--ckpt_path: there is no file {path}.")
     config = Path(folder) / "checkpoint.yaml"
-    config.write_text(yaml.safe_dump(read_recipes(path)))
+    config.write_text(yaml.safe_dump(read_checkpoint(path).get("recipes", {})))
     return [argv[0], "--config", str(config), *argv[1:]]
 
 

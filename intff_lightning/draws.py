@@ -66,11 +66,13 @@ class Draws:
         seed: of the run.
         epoch: 0 where draws must not change between epochs (validation, test).
         index: ``(B,)`` int64, the samples' indices in their data set.
+        stream: what the draws are for, where two things are drawn for the same samples: a batch of samples sorted by
+            one draw has no randomness left in it.
     """
 
-    def __init__(self, seed: int, epoch: int, index: Tensor) -> None:
+    def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 0) -> None:
         # hashed one after the other, not added: neighbouring seeds, epochs and samples must not share draws
-        self._state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ epoch)))
+        self._state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ (stream << 48) ^ epoch)))
         self._drawn = 0
 
     @property

@@ -24,7 +24,9 @@ class LossRecord:
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = list(names)
         self.last_finite = torch.full((len(self.names),), -1, device=device)
-        self.total, self.count = torch.zeros((), device=device), 0
+        # a resumed run adds up in other portions, to the same float32 in the end; Apple's GPUs have no float64
+        self.total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+        self.count = 0
         self._waiting: list[tuple[Tensor, int, int]] = []
 
     def add(self, unit_loss: Tensor, size: int, step: int) -> None:
@@ -42,7 +44,8 @@ class LossRecord:
             DivergenceError: see :meth:`check`.
         """
         trainer = module.trainer
-        if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
+        every = trainer.log_every_n_steps  # 0 is never
+        if not trainer.is_last_batch and (every < 1 or (batch_idx + 1) % every):
             return  # a look waits for the device
         self.settle()
         self.check(module.global_step, [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
@@ -53,7 +56,7 @@ class LossRecord:
         """Log ``train/loss``, the mean over the epoch's samples, unless its last batch has done so."""
         self.settle()
         if self.count:
-            mean = self.total / self.count
+            mean = (self.total / self.count).float()
             module.log(
                 "train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=self.count
             )
@@ -67,8 +70,8 @@ class LossRecord:
             loss = torch.stack(losses)  # (batches, U)
             step = torch.tensor(steps, device=loss.device).unsqueeze(1)
             self.last_finite = torch.where(loss.isfinite(), step, self.last_finite).amax(0)
-            weight = torch.tensor(sizes, device=loss.device, dtype=loss.dtype)
-            self.total = self.total + (loss.sum(1) * weight).sum()
+            weight = torch.tensor(sizes, device=loss.device, dtype=self.total.dtype)
+            self.total = self.total + (loss.to(weight.dtype).sum(1) * weight).sum()
             self.count += sum(sizes)
 
     def state_dict(self) -> dict[str, Any]:

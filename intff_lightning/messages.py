@@ -91,7 +91,9 @@ def quiet() -> None:
         ".*could not find the monitored key.*",  # without validation data the last weights are kept
         ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of them
         ".*smaller than the logging interval.*",
-        ".*exists and is not empty.*",  # two loggers share their folder on purpose
+        ".*exists and is not empty.*",  # two loggers share their folder on purpose, and a resumed run keeps its own
+        "The dirpath has changed.*",  # a run from another checkpoint than last.ckpt has a folder and a best of its own
+        ".*WeightAveraging callback with a model that overrides.*",  # nothing is sharded here
     ):
         warnings.filterwarnings("ignore", message=message)
     if not torch.cuda.is_available():  # Lightning has every optimizer step ask the driver's library again

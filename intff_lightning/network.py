@@ -43,21 +43,26 @@ class Network(Recorded, L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Ask the datamodule for the shape of an image and the number of classes."""
-        known = (self.hparams["input_shape"], self.hparams["num_classes"])
-        datamodule = getattr(self.trainer, "datamodule", None)
-        seen = (getattr(datamodule, "input_shape", None), getattr(datamodule, "num_classes", None))
-        for name, mine, theirs in zip(("input_shape", "num_classes"), known, seen, strict=True):
-            if mine is None and theirs is None:
+        self._ask_datamodule()
+        for name in ("input_shape", "num_classes"):
+            if self.hparams[name] is None:
                 raise ConfigurationError(
                     f"nothing tells {name}: wrap your data, PairedDataModule(YourDataModule()), "
                     f"or pass it, {type(self).__name__}(..., {name}=...)."
                 )
+
+    def _ask_datamodule(self) -> None:
+        datamodule = getattr(self._trainer, "datamodule", None)
+        for name in ("input_shape", "num_classes"):
+            mine, theirs = self.hparams[name], getattr(datamodule, name, None)
             if mine is not None and theirs is not None and recipe(mine) != recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
             self.hparams[name] = recipe(theirs if mine is None else mine)
 
     def configure_model(self) -> None:
         """Make the layers, once, as soon as the input's shape is known."""
+        if not self._built:
+            self._ask_datamodule()  # weight averaging comes here before `setup`
         input_shape, num_classes = self.hparams["input_shape"], self.hparams["num_classes"]
         if not self._built and input_shape is not None and num_classes is not None:
             self.build(tuple(input_shape), num_classes)

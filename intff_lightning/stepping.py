@@ -7,12 +7,12 @@ the flags of the Trainer mean what they mean elsewhere.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
@@ -23,6 +23,18 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.units import UnitStack
 
 __all__ = ["UnitSteps"]
+
+
+class _PlainSaves(Callback):
+    """Has every ``ModelCheckpoint`` save by steps and by time as in automatic optimization, just before its own turn.
+
+    In manual optimization Lightning 2.6 ignores the time, and warns that a checkpoint holds what a step has made.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if type(callback).on_train_batch_end is ModelCheckpoint.on_train_batch_end:  # it asks the module this alone
+                callback.on_train_batch_end(trainer, SimpleNamespace(automatic_optimization=True), *batch)  # type: ignore[arg-type]
 
 
 class UnitSteps(L.LightningModule):
@@ -46,6 +58,11 @@ class UnitSteps(L.LightningModule):
                 f"{type(trainer.strategy).__name__} takes one optimizer and one backward pass, IntFF has one a unit.\n"
                 "Use --trainer.strategy ddp: activations do not grow with depth, so there is less to shard."
             )
+        if len(self.units) > 1 and any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):
+            raise ConfigurationError(
+                f"StochasticWeightAveraging takes one optimizer, here are {len(self.units)}.\n"
+                "Use EMAWeightAveraging or WeightAveraging (lightning.pytorch.callbacks): they average any number."
+            )
         names = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
         self._flags = {name: getattr(trainer, name) for name in names}
         if trainer.accumulate_grad_batches > 1 and (self.inner_steps > 1 or self.handover == "after"):
@@ -54,7 +71,7 @@ class UnitSteps(L.LightningModule):
                 " or handover=after take it at once:\nchoose one of them."
             )
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
-        return []
+        return [] if any(isinstance(c, _PlainSaves) for c in trainer.callbacks) else [_PlainSaves()]
 
     def give_flags_back(self) -> None:
         """Undo the taking over, once Lightning has looked: the length of schedules and logging go by them."""

@@ -168,7 +168,7 @@ def test_the_probe_reads_what_a_reference_reads(options, digits, trainer):
     """Against scikit-learn's logistic regression on the same, standardized features."""
     module = _module()
     data = digits(negatives=WrongLabels(3))
-    run = trainer(max_epochs=8, callbacks=[LinearProbe(epochs=20, learning_rate=0.01, **options)])
+    run = trainer(max_epochs=8, callbacks=[LinearProbe(epochs=60, learning_rate=0.01, **options)])
     run.fit(module, data)
     assert "val/probe_accuracy" not in run.callback_metrics  # not while the network trains, unless asked
     run.test(module, data, verbose=False)

@@ -281,7 +281,11 @@ def test_a_damaged_checkpoint(fitted, tmp_path, capsys):
 def test_ctrl_c_keeps_a_checkpoint(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG.format(epochs=1000))
     arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", "c.yaml"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # a suite in the background is deaf
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
     for line in process.stdout:
         if line.startswith("epoch 3/"):
             break

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch, WrongLabels
+from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch, ShuffledLabels, WrongLabels
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.datamodules import FashionMNISTDataModule, InMemoryDataset, MNISTDataModule, PairedDataModule
 from intff_lightning.datamodules.loading import ResumableLoader, SeededSampler
@@ -393,3 +393,22 @@ def test_real_mnist(real_data, trainer):
             for x, y in zip(test.image.split(1000), test.target.split(1000), strict=True)
         ]
     assert torch.cat(right).float().mean() > 0.88
+
+
+def test_shuffled_labels_of_a_whole_epoch_are_mostly_wrong(digits, trainer):
+    """Samples come in the order of one draw: were the labels shuffled by the same one, each would keep its own."""
+    (batch,) = _run(digits(batch_size=1257, negatives=ShuffledLabels()), trainer).train
+    assert 0.06 < float((batch.negative_target[:, 0] == batch.target).double().mean()) < 0.14
+
+
+def test_a_batch_says_nothing_of_its_samples_draws(digits, trainer):
+    seen = []
+
+    def draw(image, *, generator):
+        seen.append(generator.uniform())
+        return image
+
+    trainer().fit(IntFFModule([DenseUnit([5])]), digits(batch_size=100, augmentation=draw))
+    first = seen[0] if len(seen[0]) == 100 else seen[1]
+    assert 0.4 < float(first.mean()) < 0.6
+    assert 0.25 < float(first.std()) < 0.33  # of a uniform draw 0.289

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -41,3 +42,11 @@ def test_no_file_is_too_long():
 def test_public_names_exist():
     for name in intff_lightning.__all__:
         assert hasattr(intff_lightning, name)
+
+
+@pytest.mark.parametrize(("imports", "warned"), [("pytorch_lightning", True), ("lightning, pytorch_lightning", False)])
+def test_users_of_pytorch_lightning_are_told(imports, warned):
+    Path("pytorch_lightning.py").write_text("")  # stands for the package, which is not installed
+    code = f"import sys; sys.path.insert(0, '.'); import {imports}; import intff_lightning"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("import lightning.pytorch as pl" in done.stderr) == warned

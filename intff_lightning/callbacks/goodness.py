@@ -7,7 +7,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torchmetrics.classification import MultilabelAUROC
 
 from intff_lightning.callbacks.reduced import log_reduced
 
@@ -21,7 +20,7 @@ class _Sums:
         self.auroc_bins = auroc_bins
         self.count = 0
         self.sums: Tensor | None = None  # (3, U): loss, positive and negative goodness, times samples
-        self.auroc: MultilabelAUROC | None = None
+        self.histograms: Tensor | None = None  # (2, U, bins): samples by goodness, positive and negative
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
         positive, negative = outputs["positive_goodness"].detach(), outputs["negative_goodness"].detach()
@@ -33,22 +32,16 @@ class _Sums:
         self.sums = row if self.sums is None else self.sums.add_(row)
         self.count += size
         if self.auroc_bins and negative.numel():
-            if self.auroc is None:
-                self.auroc = MultilabelAUROC(
-                    units, average="none", thresholds=self.auroc_bins, validate_args=False, sync_on_compute=False
-                ).to(positive.device)
-            both = torch.cat([positive, negative.flatten(1)], dim=1).T  # (B + B * k, U)
-            truth = (torch.arange(len(both), device=both.device) < size).long().unsqueeze(1).expand_as(both)
-            # torchmetrics puts values outside [0, 1] through a sigmoid, which saturates; this map keeps their order
-            self.auroc.update(both / (1 + both), truth)
+            counts = torch.stack([_histograms(g, self.auroc_bins) for g in (positive, negative.flatten(1))])
+            self.histograms = counts if self.histograms is None else self.histograms.add_(counts)
 
     def means(self, trainer: L.Trainer) -> dict[str, Tensor]:
         """Per-unit means ``(U,)`` over all samples of all processes, by name."""
         if self.sums is None:
             return {}
         packed = torch.cat([self.sums.flatten(), self.sums.new_tensor([self.count])])
-        if self.auroc is not None:
-            packed = torch.cat([packed, self.auroc.confmat.flatten().to(packed.dtype)])
+        if self.histograms is not None:
+            packed = torch.cat([packed, self.histograms.flatten().to(packed.dtype)])
         packed = trainer.strategy.reduce(packed, reduce_op="sum")
         end = self.sums.numel()
         loss, positive, negative = packed[:end].view_as(self.sums)
@@ -59,11 +52,30 @@ class _Sums:
             "goodness/negative": negative / count,
             "goodness/margin": (positive - negative) / count,
         }
-        if self.auroc is not None:
-            counts = self.auroc.confmat
-            self.auroc.confmat = packed[end + 1 :].view_as(counts).to(counts.dtype)
-            means["goodness/auroc"] = self.auroc.compute().reshape(-1)  # a bare number for one unit
+        if self.histograms is not None:
+            means["goodness/auroc"] = _auroc(*packed[end + 1 :].view_as(self.histograms))
         return means
+
+
+def _histograms(goodness: Tensor, bins: int) -> Tensor:
+    """Samples ``(U, bins)`` of goodness ``(U, N)``, in bins of equal width of g / (1 + g), which keeps the order.
+
+    torchmetrics' binned AUROC holds a matrix of samples times bins wherever deterministic algorithms are asked for.
+    """
+    position = (goodness / (1 + goodness) * bins).nan_to_num(bins, bins, 0).long().clamp(0, bins - 1)
+    counts = position.new_zeros(len(goodness), bins)
+    return counts.scatter_add_(1, position, torch.ones_like(position))
+
+
+def _auroc(positive: Tensor, negative: Tensor) -> Tensor:
+    """Area ``(U,)`` under the ROC curve: how often a positive's goodness is the higher, half a point for a shared bin.
+
+    Args:
+        positive: samples ``(U, bins)`` by goodness.
+        negative: likewise.
+    """
+    above = positive.flip(-1).cumsum(-1).flip(-1) - positive / 2
+    return (above * negative).sum(-1) / (positive.sum(-1) * negative.sum(-1))
 
 
 class GoodnessLogger(Callback):
@@ -78,10 +90,10 @@ class GoodnessLogger(Callback):
     asked for ``module.goodness(batch.positive)``; one without ``goodness`` has nothing to log.
 
     Args:
-        auroc_bins: thresholds of the binned AUROC; more come closer to the exact area.
+        auroc_bins: of goodness, from which the AUROC is computed; more come closer to the exact area.
     """
 
-    def __init__(self, auroc_bins: int = 500) -> None:
+    def __init__(self, auroc_bins: int = 1000) -> None:
         self.auroc_bins = auroc_bins
         self._train = _Sums()
         self._evaluation = _Sums()  # apart, as validation runs inside a training epoch

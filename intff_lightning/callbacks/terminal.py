@@ -35,6 +35,8 @@ class TerminalReport(Callback):
         """Start the clock."""
         self._begun = time.perf_counter()
 
+    on_train_start = on_train_epoch_start  # of an epoch resumed in its middle no start is told
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
         if not self.epoch_lines or not trainer.is_global_zero:

@@ -13,6 +13,8 @@ from intff_lightning.errors import ConfigurationError, DataError
 
 __all__ = ["InMemoryDataset", "IndexedDataset", "ResumableLoader", "SeededSampler", "check_samples", "count_classes"]
 
+_ORDER = 1  # stream of draws, apart from those of a batch's negatives and augmentation
+
 
 def check_samples(image: Tensor, target: Tensor, num_classes: int | None, where: str) -> None:
     """Refuse labels out of range and pixels that are not finite.
@@ -122,7 +124,7 @@ class SeededSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = torch.arange(self.size)
         if self.shuffle:
-            order = Draws(self.seed, self.epoch, order).shuffle()
+            order = Draws(self.seed, self.epoch, order, stream=_ORDER).shuffle()
         start, self.start = self.start, 0
         return iter(order[self.rank : self.used : self.num_replicas][start:].tolist())
 

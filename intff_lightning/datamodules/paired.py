@@ -130,7 +130,7 @@ class PairedDataModule(SplitDataModule):
 
     def _any_loader(self) -> Any:
         for name in ("train", "val", "test", "predict"):
-            if is_overridden(f"{name}_dataloader", self.inner, L.LightningDataModule):
+            if _defines(self.inner, f"{name}_dataloader"):
                 return getattr(self.inner, f"{name}_dataloader")()
         raise ConfigurationError(f"{type(self.inner).__name__} defines no dataloader.")
 
@@ -148,7 +148,7 @@ class PairedDataModule(SplitDataModule):
 
     def _loader(self, part: Part) -> Any:
         if self.inner is not None:
-            if not is_overridden(f"{part}_dataloader", self.inner, L.LightningDataModule):
+            if not _defines(self.inner, f"{part}_dataloader"):
                 return _nothing()
             return getattr(self.inner, f"{part}_dataloader")()
         dataset = self.dataset(part)
@@ -332,3 +332,9 @@ def _nothing() -> list[Any]:
     """No loader, and no warning of it: the user asked for none."""
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     return []
+
+
+def _defines(datamodule: Any, name: str) -> bool:
+    """Whether a datamodule, perhaps one of ``pytorch_lightning``, has a method of its own."""
+    bases = (cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
+    return is_overridden(name, datamodule, next(bases, L.LightningDataModule))
