@@ -1,9 +1,9 @@
 """Integrated Forward-Forward learning as PyTorch Lightning modules.
 
 Reading order: ``functional`` (the paper's equations), ``labels`` and ``negatives`` (what the network is shown),
-``local`` and ``units`` (hidden units), ``module`` (the algorithm), ``classifier`` (the trained network), ``backprop``
-(the baseline), ``corruptions`` (what can be wrong with a training set), then ``datamodules``, ``callbacks``, ``cli``
-and ``reproduce`` (the paper's tables and figures) around them.
+``local`` and ``units`` (hidden units; ``splitting`` makes them of a network that exists), ``module`` (the algorithm),
+``classifier`` (the trained network), ``backprop`` (the baseline), ``corruptions`` (what can be wrong with a training
+set), then ``datamodules``, ``callbacks``, ``cli`` and ``reproduce`` (the paper's tables and figures) around them.
 """
 
 import sys
@@ -18,20 +18,44 @@ if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
 
 from intff_lightning._version import __version__
 from intff_lightning.backprop import BackpropModule
-from intff_lightning.labels import LabelOverlay
+from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelOverlay, LabelPlanes, LabelToken, NoLabel
 from intff_lightning.module import IntFFModule
-from intff_lightning.negatives import ShuffledLabels, WrongLabels
+from intff_lightning.negatives import (
+    GaussianNoise,
+    HardLabels,
+    HybridImages,
+    Perturbed,
+    Rotated,
+    ShuffledLabels,
+    WrongLabels,
+)
 from intff_lightning.pairs import PairedBatch
-from intff_lightning.units import DenseUnit, HiddenUnit
+from intff_lightning.splitting import split
+from intff_lightning.units import AttentionUnit, ConvUnit, DenseUnit, HiddenUnit, RecurrentUnit, TorchvisionUnit
 
 __all__ = [
+    "AttentionUnit",
     "BackpropModule",
+    "ConvUnit",
     "DenseUnit",
+    "FourierPattern",
+    "GaussianNoise",
+    "HardLabels",
     "HiddenUnit",
+    "HybridImages",
     "IntFFModule",
+    "LabelEmbedding",
     "LabelOverlay",
+    "LabelPlanes",
+    "LabelToken",
+    "NoLabel",
     "PairedBatch",
+    "Perturbed",
+    "RecurrentUnit",
+    "Rotated",
     "ShuffledLabels",
+    "TorchvisionUnit",
     "WrongLabels",
     "__version__",
+    "split",
 ]

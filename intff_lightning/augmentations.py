@@ -1,14 +1,17 @@
 """Augmentation of training images, on the device and a batch at a time."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import affine_grid, grid_sample, pad
 
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.recipe import Recorded
 
-__all__ = ["Augmentation", "RandomShift"]
+__all__ = ["Augmentation", "HorizontalFlip", "InOrder", "RandomAffine", "RandomShift"]
 
 
 class Augmentation(Recorded):
@@ -41,3 +44,57 @@ class RandomShift(Augmentation):
         # advanced indices around a slice come first: (B, H, W, C)
         shifted = pad(image, [self.pixels] * 4)[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)]
         return shifted.movedim(-1, 1).contiguous()
+
+
+class RandomAffine(Augmentation):
+    """Rotate, scale and shift every image, by amounts drawn uniformly; bilinear, zeros enter at the border.
+
+    Args:
+        degrees: largest rotation in either direction.
+        scale: largest enlargement or reduction, as a share of the size.
+        shift: largest shift in each direction, as a share of the size.
+    """
+
+    def __init__(self, degrees: float = 10.0, scale: float = 0.1, shift: float = 0.05) -> None:
+        if min(degrees, scale, shift) < 0 or scale >= 1:
+            raise ConfigurationError(
+                f"RandomAffine(degrees={degrees}, scale={scale}, shift={shift}): from 0 on, and scale below 1."
+            )
+        self.degrees, self.scale, self.shift = degrees, scale, shift
+
+    def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        """Change ``(B, C, H, W)``."""
+        turn, size, right, down = (2 * generator.uniform(4) - 1).unbind(1)
+        angle, size = turn * math.radians(self.degrees), 1 + size * self.scale
+        height, width = image.shape[2:]
+        # grid_sample counts from -1 to 1 along either side, so a turn must know their ratio
+        cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+        rows = [cos, -sin * height / width, 2 * self.shift * right, sin * width / height, cos, 2 * self.shift * down]
+        grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(image.dtype), list(image.shape), align_corners=False)
+        return grid_sample(image, grid, align_corners=False)
+
+
+class HorizontalFlip(Augmentation):
+    """Mirror every second image, on average."""
+
+    def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        """Change ``(B, C, H, W)``."""
+        mirrored = generator.uniform() < 0.5
+        return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(3), image)
+
+
+class InOrder(Augmentation):
+    """Several augmentations, one after the other.
+
+    Args:
+        steps: the augmentations.
+    """
+
+    def __init__(self, steps: Sequence[Augmentation]) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        """Change ``(B, C, H, W)``."""
+        for step in self.steps:
+            image = step(image, generator=generator)
+        return image

@@ -49,6 +49,16 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, monitor: str = "val/accuracy") -> None:
         super().__init__(monitor=monitor, mode="max", filename="best")
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the metric, where this validation has logged it: a linear probe is not fitted in every one."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Likewise; Lightning chooses one of the two hooks."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether ``current`` is to be kept; a tie counts."""
         above = None if current is None else torch.nextafter(current, torch.full_like(current, torch.inf))

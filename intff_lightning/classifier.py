@@ -6,7 +6,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from intff_lightning.errors import DataError
+from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.labels import LabelEncoder, LabelledImages
 from intff_lightning.units import UnitStack
 
@@ -24,6 +24,12 @@ class LabelClassifier:
     encoder: LabelEncoder
     vote: list[int]
     sweep_size: int
+    by_class: bool
+
+    @property
+    def unsupervised(self) -> bool:
+        """Whether the network has seen no labels, and knows of no classes."""
+        return not self.by_class and not self.encoder.shows_label
 
     def _activations(self, x: Tensor | LabelledImages) -> Iterator[Tensor]:
         h = x
@@ -32,7 +38,7 @@ class LabelClassifier:
             yield cast(Tensor, h)
 
     def goodness(self, x: Tensor | LabelledImages) -> Tensor:
-        """Goodness of every unit, ``(U, B)``, on inputs ``(B, *)`` that carry a label."""
+        """Goodness of every unit, ``(U, B)``, on inputs ``(B, *)`` that carry a label; by class ``(U, B, C)``."""
         return torch.stack([unit.goodness(h) for unit, h in zip(self.units, self._activations(x), strict=True)])
 
     def positive_probability(self, x: Tensor, threshold: float = 1.5) -> Tensor:
@@ -45,7 +51,7 @@ class LabelClassifier:
             threshold: the paper's theta.
 
         Returns:
-            ``(B,)``; the voting units count.
+            ``(B,)``, by class ``(B, C)``; the voting units count.
         """
         return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
 
@@ -61,7 +67,19 @@ class LabelClassifier:
             yield LabelledImages(image, chunk.expand(size, -1), self.encoder)
 
     def label_goodness(self, image: Tensor) -> Tensor:
-        """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``."""
+        """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``.
+
+        Raises:
+            ConfigurationError: the network was trained without labels.
+        """
+        if self.unsupervised:
+            raise ConfigurationError(
+                "this network was trained without labels: read it by a linear probe (callbacks.LinearProbe, embed)."
+            )
+        if self.by_class:
+            if not image.is_floating_point():
+                raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+            return self.goodness(image)
         parts = [self.goodness(x).view(len(self.units), -1, image.shape[0]) for x in self._label_chunks(image)]
         return torch.cat(parts, dim=1).transpose(1, 2)
 
@@ -78,10 +96,13 @@ class LabelClassifier:
             hidden: take the activations of every layer, not only of the output neurons.
 
         Returns:
-            ``(B, features)``, times C for ``label="all"``.
+            ``(B, features)``, times C for ``label="all"`` where labels are shown.
         """
         inputs: Iterable[Tensor | LabelledImages]
-        inputs = self._label_chunks(image) if label == "all" else [self.encoder(image, None)]
+        if not self.encoder.shows_label:
+            inputs = [image]
+        else:
+            inputs = self._label_chunks(image) if label == "all" else [self.encoder(image, None)]
         parts = []
         for x in inputs:
             outputs: list[Tensor] = []

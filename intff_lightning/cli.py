@@ -89,7 +89,10 @@ class IntFFCLI(LightningCLI):
         given = list(given) if isinstance(given, list) else [given]
         report = ours.TerminalReport(epoch_lines=not terminal)
         defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
-        if hasattr(self.model, "embed"):
+        unsupervised = getattr(self.model, "unsupervised", False)
+        if unsupervised:  # the probe is all there is to choose the best weights by
+            defaults.insert(2, ours.LinearProbe(every_n_epochs=1))
+        elif hasattr(self.model, "embed") and not getattr(self.model, "by_class", False):
             defaults.insert(2, ours.LinearProbe())
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
@@ -99,7 +102,8 @@ class IntFFCLI(LightningCLI):
                 isinstance(callback, ModelCheckpoint) and not isinstance(callback, BestCheckpoint | LastCheckpoint)
                 for callback in given
             ):
-                defaults += [BestCheckpoint(), LastCheckpoint()]
+                monitor = "val/probe_accuracy" if unsupervised else "val/accuracy"
+                defaults += [BestCheckpoint(monitor), LastCheckpoint()]
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = terminal
         if config.get("enable_model_summary") is None:  # ours says more of the units

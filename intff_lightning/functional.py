@@ -12,11 +12,14 @@ from torch.nn.functional import softplus
 
 __all__ = [
     "at_least_float32",
+    "channel_goodness",
     "float_pixels",
     "goodness",
     "label_cross_entropy",
     "rms_normalize",
     "softplus_loss",
+    "symba_loss",
+    "top_goodness",
     "unit_l2_normalize",
 ]
 
@@ -101,6 +104,52 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     return mean_square
 
 
+def top_goodness(h: Tensor, count: int) -> Tensor:
+    r"""Mean square of the ``count`` neurons that fire most, so that the others are free to say something else.
+
+    The k-winners form of goodness (Lee, Shin and Kim 2024 use it against dead neurons).
+
+    Args:
+        h: ``(B, *)`` activations of a unit.
+        count: neurons that count, at most those that there are.
+
+    Returns:
+        ``(B,)``, as :func:`goodness`.
+
+    >>> top_goodness(torch.tensor([[1.0, -2.0, 3.0]]), 2)
+    tensor([6.5000])
+    """
+    return at_least_float32(h).flatten(1).square().topk(count, dim=1).values.mean(1)
+
+
+def channel_goodness(h: Tensor, classes: int) -> Tensor:
+    r"""Goodness of every class: the mean square of its own share of the channels (Papachristodoulou et al. 2024).
+
+    .. math:: g_c = \operatorname{mean}_{j \in \text{channels of } c, \text{positions}} h_j^2
+
+    The channels of a class lie side by side; where their number is no multiple of the classes, some have one more.
+
+    Args:
+        h: ``(B, D)``, maps ``(B, D, H, W)`` or tokens ``(B, T, D)``, with D channels, at least one a class.
+        classes: number of classes C.
+
+    Returns:
+        ``(B, C)``, float32 at least.
+
+    >>> channel_goodness(torch.tensor([[1.0, 3.0, 2.0, 2.0]]), 2)
+    tensor([[5., 4.]])
+    """
+    squares = at_least_float32(h).square()
+    if squares.ndim > 2:
+        squares = squares.mean(1) if squares.ndim == 3 else squares.flatten(2).mean(2)
+    channels = squares.shape[1]
+    if channels % classes == 0:
+        return squares.reshape(-1, classes, channels // classes).mean(2)
+    owner = torch.arange(channels, device=h.device) * classes // channels
+    share = torch.nn.functional.one_hot(owner, classes).to(squares.dtype)
+    return squares @ (share / share.sum(0))
+
+
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:
     r"""Local loss of a unit: positive goodness above the threshold, negative goodness below it.
 
@@ -145,3 +194,22 @@ def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
     """
     goodness = torch.cat([positive.unsqueeze(1), negative], dim=1)
     return (goodness.logsumexp(1) - positive).mean()
+
+
+def symba_loss(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor:
+    r"""SymBa's loss (Lee and Song 2023): no threshold, positive goodness above negative goodness by a margin.
+
+    .. math:: L = \operatorname{mean}\,\zeta\bigl(-\alpha (g^+ - g^-)\bigr)
+
+    Args:
+        positive: goodness ``(B,)`` of positive data.
+        negative: goodness ``(B, k)`` of negative data.
+        alpha: steepness; the paper's 4.
+
+    Returns:
+        Scalar.
+
+    >>> symba_loss(torch.tensor([1.0]), torch.tensor([[1.0, 1.0]]))
+    tensor(0.6931)
+    """
+    return softplus(alpha * (negative - positive.unsqueeze(1))).mean()

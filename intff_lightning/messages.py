@@ -66,7 +66,8 @@ def shorten(message: str, options: Sequence[str] = ()) -> str:
 
 
 def _guess(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    others = [other for other in names if other != name]  # another class may have an option of this name
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f" Did you mean {near[0]}?" if near else ""
 
 

@@ -11,12 +11,12 @@ import functools
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
-from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay
+from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
 from intff_lightning.pairs import PairedBatch, RelabelledBatch
@@ -35,7 +35,9 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
 
     Args:
         units: hidden units in order; a plain ``torch.nn.Module`` is taken as a unit's body.
-        encoder: how a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`.
+        encoder: how a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`. The first unit
+            trains its parameters, where it has some. With a goodness by class
+            (:class:`~intff_lightning.local.ChannelGoodness`) images show no label.
         optimizer: of every unit that has none of its own, ``parameters -> Optimizer``; default Adam at 0.002.
         scheduler: of every unit that has none of its own, ``optimizer -> LRScheduler``. One with an argument
             ``total_steps`` is stepped every batch and given the run's length; any other is stepped every epoch.
@@ -90,7 +92,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         self.units = UnitStack(units)
         if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
             raise ConfigurationError(f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, one or more vote.")
-        self.encoder: LabelEncoder = LabelOverlay() if encoder is None else build(encoder)
+        self.encoder: LabelEncoder = self._settle_encoder(build(encoder))
         self.optimizer_factory: OptimizerFactory = build(optimizer) or functools.partial(torch.optim.Adam, lr=2e-3)
         self.scheduler_factory: SchedulerFactory | None = build(scheduler)
         self.scheduler_monitor = scheduler_monitor
@@ -102,6 +104,24 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         self.configure_model()
 
     # ---------------------------------------------------------------- building
+
+    def _settle_encoder(self, encoder: LabelEncoder | None) -> LabelEncoder:
+        kinds = {bool(getattr(unit.goodness, "by_class", False)) for unit in self.units}
+        if len(kinds) > 1:
+            raise ConfigurationError(
+                "some units have a goodness by class (ChannelGoodness), some of the labelled image: give all of them "
+                "one kind."
+            )
+        self.by_class = kinds == {True}
+        if self.by_class and encoder is not None and encoder.shows_label:
+            raise ConfigurationError(
+                f"a goodness by class is of images without a label: leave the encoder ({type(encoder).__name__}) out."
+            )
+        return encoder or (NoLabel() if self.by_class else LabelOverlay())
+
+    def unit_parameters(self, k: int) -> list[nn.Parameter]:
+        """The unit's own, and for the first unit the encoder's, which it is the only one to see."""
+        return super().unit_parameters(k) + (list(self.encoder.parameters()) if k == 0 else [])
 
     def setup(self, stage: str) -> None:
         """Settle the shape of an image and the number of classes, see :meth:`Network.setup`."""
@@ -115,6 +135,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         with torch.no_grad():
             shape = tuple(self.encoder(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.int64)).shape[1:])
         for k, unit in enumerate(self.units):
+            unit.goodness.num_classes = num_classes
             try:
                 shape = unit.materialize(shape)
             except ConfigurationError as error:
@@ -133,7 +154,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         optimizers: list[Optimizer] = []
         schedules: list[Any] = []
         for k, unit in enumerate(self.units):
-            optimizers.append((build(unit.optimizer) or self.optimizer_factory)(unit.parameters()))
+            optimizers.append((build(unit.optimizer) or self.optimizer_factory)(self.unit_parameters(k)))
             factory = build(unit.scheduler) or self.scheduler_factory
             if factory is not None:
                 schedule, interval = make_scheduler(factory, optimizers[-1], self.trainer.estimated_stepping_batches)
@@ -196,13 +217,34 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
                 "data:\nwrap your datamodule, trainer.fit(module, PairedDataModule(YourDataModule()))."
             )
+        if self.by_class:
+            return batch.image
+        relabelled = isinstance(batch, RelabelledBatch)
+        if relabelled and not self.encoder.shows_label:
+            raise ConfigurationError(
+                "the negatives are the images under wrong labels, and no label is shown (NoLabel): use HybridImages, "
+                "or another source of negative images, or another encoder."
+            )
         if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
             return batch.inputs
+        if any(True for _ in self.encoder.parameters()):
+            raise ConfigurationError(
+                f"{type(self.encoder).__name__} learns from images under wrong labels: use WrongLabels, ShuffledLabels "
+                "or HardLabels."
+            )
         return torch.cat([batch.positive, batch.negative])
 
     def _pairs(self, g: Tensor, batch: PairedBatch) -> tuple[Tensor, Tensor | None]:
-        """Goodness ``(..., B)`` and ``(..., B, k)`` of positive and negative data, from that of all inputs."""
+        """Goodness ``(..., B)`` and ``(..., B, k)`` of positive and negative data, from that of all inputs.
+
+        By class, the true one's is positive and the others' are negative.
+        """
         size = len(batch.target)
+        if self.by_class:  # (..., B, C)
+            classes = g.shape[-1]
+            order = (batch.target.unsqueeze(1) + torch.arange(classes, device=g.device)) % classes
+            g = g.gather(-1, order.expand(g.shape))
+            return g[..., 0], g[..., 1:]
         positive, negative = g[..., :size], g[..., size:]
         if not negative.shape[-1]:
             return positive, None
@@ -211,7 +253,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         return positive, negative.view(*negative.shape[:-1], size, -1)  # sample by sample
 
     def local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of unit k, and its goodness ``(B + B * k,)`` in the order of the inputs."""
+        """Loss of unit k, and its goodness ``(B + B * k,)`` in the order of the inputs, or ``(B, C)`` by class."""
         g = self.units[k].goodness(h)
         context = None if others is None else self._pairs(others, batch)
         return self.units[k].loss(*self._pairs(g, batch), batch.target, context), g

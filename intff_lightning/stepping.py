@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -80,6 +80,10 @@ class UnitSteps(L.LightningModule):
 
     # ---------------------------------------------------------------- gradients
 
+    def unit_parameters(self, k: int) -> list[nn.Parameter]:
+        """What the optimizer of unit k trains."""
+        return list(self.units[k].parameters())
+
     def unit_optimizers(self) -> list[LightningOptimizer]:
         """The optimizers, in a list even where there is one."""
         optimizers = self.optimizers()
@@ -90,7 +94,8 @@ class UnitSteps(L.LightningModule):
         every = self.trainer.accumulate_grad_batches
         if batch_idx % every == 0:
             for k in group:
-                self.units[k].zero_grad()
+                for parameter in self.unit_parameters(k):
+                    parameter.grad = None
         if every > 1:
             loss = loss / every
         strategy = self.trainer.strategy
@@ -101,7 +106,7 @@ class UnitSteps(L.LightningModule):
         with strategy.block_backward_sync():
             self.manual_backward(loss)
         if self.steps_now(batch_idx):
-            gradients = [p.grad for k in group for p in self.units[k].parameters() if p.grad is not None]
+            gradients = [p.grad for k in group for p in self.unit_parameters(k) if p.grad is not None]
             mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
             for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))

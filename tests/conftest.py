@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from cifar_files import CLASSES, OldArray, write
 from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10
 
 from intff_lightning import DenseUnit, IntFFModule, PairedBatch
 from intff_lightning.datamodules import DigitsDataModule
@@ -45,6 +48,27 @@ def real_data():
     if not folder or not (Path(folder) / "MNIST").is_dir():
         pytest.skip("INTFF_DATA_DIR names no folder with MNIST")
     return folder
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A data_dir of five batches of 20 images and 30 test images, whose checksums torchvision is told."""
+    folder = tmp_path / "sets/cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def batch(name, size):
+        rows = random.integers(0, 256, (size, 3072), dtype=np.uint8)  # red, green, blue planes, row by row
+        labels = [int(label) for label in random.integers(0, 10, size)]
+        names = [f"{name}_{k}.png" for k in range(size)]
+        content = {"batch_label": name, "labels": labels, "data": OldArray(rows), "filenames": names}
+        return [name, write(folder / name, content)]
+
+    monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{k}", 20) for k in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch", 30)])
+    meta = {"num_cases_per_batch": 20, "label_names": CLASSES, "num_vis": 3072}
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": write(folder / "batches.meta", meta)})
+    return folder.parent
 
 
 @pytest.fixture

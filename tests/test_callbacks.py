@@ -22,7 +22,10 @@ from intff_lightning.callbacks import (
     TerminalReport,
     TrainingFigures,
 )
+from intff_lightning.checkpoints import BestCheckpoint
+from intff_lightning.labels import NoLabel
 from intff_lightning.local import UnitL2
+from intff_lightning.negatives import HybridImages
 
 
 class _Batches(L.Callback):
@@ -238,3 +241,20 @@ def test_figures_are_drawn(digits, trainer):
     run.test(module, digits(), verbose=False)
     drawn = sorted(path.name for path in (Path(run.log_dir) / "figures").iterdir())
     assert drawn == ["accuracy.png", "confusion_matrix.png", "goodness.png", "local_loss.png"]
+
+
+def test_the_best_weights_without_labels_are_those_of_a_probe(digits, trainer):
+    """A probe every second epoch: its figure is of the weights that it read, and the best file is one of those."""
+    probe, best = LinearProbe(every_n_epochs=2, epochs=2), BestCheckpoint("val/probe_accuracy")
+    module = IntFFModule([DenseUnit([20])], encoder=NoLabel())
+    seen = []
+
+    class See(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            seen.append("val/probe_accuracy" in trainer.callback_metrics)
+
+    run = trainer(max_epochs=5, callbacks=[probe, best, GoodnessAccuracy(), See()], enable_checkpointing=True)
+    run.fit(module, digits(negatives=HybridImages()))
+    assert seen[-5:] == [False, True, False, True, False]
+    assert torch.load(best.best_model_path, weights_only=True)["epoch"] in (1, 3)
+    assert "val/accuracy" not in run.callback_metrics

@@ -12,13 +12,13 @@ from conftest import ROOT
 SCRIPT = """
 import functools, json, sys, warnings
 import lightning as L, torch
-from intff_lightning import DenseUnit, IntFFModule, WrongLabels
+from intff_lightning import DenseUnit, HardLabels, IntFFModule, WrongLabels
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LinearProbe
 from intff_lightning.datamodules import DigitsDataModule
 
 warnings.simplefilter("ignore")
-world, update, units, out = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+world, update, units, source, out = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
 L.seed_everything(0)
 module = IntFFModule(
     [DenseUnit([20, 10]) for _ in range(units)],
@@ -26,7 +26,8 @@ module = IntFFModule(
     optimizer=functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
 )
 module.double()
-data = DigitsDataModule(batch_size=48 // world, negatives=WrongLabels(2), augmentation=RandomShift(1))
+negatives = {"wrong": WrongLabels, "hard": HardLabels}[source](2)
+data = DigitsDataModule(batch_size=48 // world, negatives=negatives, augmentation=RandomShift(1))
 trainer = L.Trainer(
     accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=2, precision="64-true",
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -42,11 +43,14 @@ if trainer.is_global_zero:
 """
 
 
-@pytest.mark.parametrize(("update", "units"), [("immediate", 1), ("immediate", 4), ("joint", 4)])
-def test_two_processes_equal_one(update, units):
+@pytest.mark.parametrize(
+    ("update", "units", "source"),
+    [("immediate", 1, "wrong"), ("immediate", 4, "wrong"), ("joint", 4, "wrong"), ("immediate", 2, "hard")],
+)
+def test_two_processes_equal_one(update, units, source):
     Path("script.py").write_text(SCRIPT)
     for world in (1, 2):
-        run = [sys.executable, "script.py", str(world), update, str(units), f"w{world}"]
+        run = [sys.executable, "script.py", str(world), update, str(units), source, f"w{world}"]
         done = subprocess.run(run, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
     one, first, second = (torch.load(f"{name}.pt") for name in ("w1.0", "w2.0", "w2.1"))

@@ -1,5 +1,6 @@
 """The command line under torchrun, on two "nodes" of this machine, and what travels between processes."""
 
+import os
 import re
 import socket
 import subprocess
@@ -26,7 +27,12 @@ def _torchrun(*options):
 
 def _run(*commands):
     """Run commands at the same time; their output."""
-    processes = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    one_thread = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # as torchrun has it: sums of several threads differ in last bits
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    processes = [subprocess.Popen(command, text=True, env=one_thread, **pipes) for command in commands]
     outputs = []
     for process in processes:
         out, _ = process.communicate(timeout=200)

@@ -231,3 +231,24 @@ def test_mistakes_are_said_in_a_few_lines(data, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["table3"])
     assert stop.value.code == 2
+
+
+def test_the_ablation_has_a_row_for_every_choice(data, capsys):
+    rows = rows_of("ablation")
+    assert len({row.network for row in rows}) == len(rows)
+    for position in range(4):  # units, encodings, negatives, losses
+        assert len({row.network.split(" | ")[position] for row in rows}) > 3
+    chosen = [
+        i for i, row in enumerate(rows, 1) if row.network.endswith("| both") and row.network[:5] in ("dense", "recur")
+    ]
+    numbers = [str(number) for number in chosen[:3]]
+    assert main(["ablation", "--rows", *numbers, "--seeds", "1", *data]) == 0
+    assert "dense | overlay | 3 wrong | both" in capsys.readouterr().out
+    assert Path("out/ablation.png").is_file()
+    assert len(_rows("out/ablation.json")) == 3
+    made = {row.network: make_recipe(row, "tuned", 0, data[1]) for row in rows}
+    for network, recipe in made.items():
+        unit, encoding, *_ = network.split(" | ")
+        assert {type(u).__name__.lower() for u in recipe.module.units} == {f"{unit}unit"}
+        assert recipe.module.by_class == (encoding == "channels")
+        assert (recipe.epochs, recipe.data.train_size) == (10, 10_000)

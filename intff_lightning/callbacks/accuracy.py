@@ -20,7 +20,8 @@ class GoodnessAccuracy(Callback):
     Every label is tried on every image (``module.label_goodness(image) -> (U, B, C)``); the units in ``module.vote``
     are summed for the vote, all of them where there is no such attribute. Logs ``val/accuracy`` and
     ``val/accuracy/unit_0`` and so on, and the same under ``test/``. A module without ``label_goodness`` is taken for a
-    classifier like any other: its scores are ``module(image) -> (B, C)``.
+    classifier like any other: its scores are ``module(image) -> (B, C)``. Of a network trained without labels it logs
+    nothing.
 
     Attributes:
         confusion: the last evaluation's counts ``(C, C)`` by stage (``val``, ``test``), rows are true classes.
@@ -46,6 +47,8 @@ class GoodnessAccuracy(Callback):
         """Classify a batch."""
         image, target = image_and_target(batch)
         network: Any = pl_module
+        if getattr(network, "unsupervised", False):
+            return  # it knows of no classes
         if hasattr(network, "label_goodness"):
             units: Tensor = network.label_goodness(image)  # (U, B, C)
             vote = units[list(getattr(network, "vote", range(len(units))))].sum(0, keepdim=True)

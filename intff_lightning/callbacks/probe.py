@@ -99,6 +99,8 @@ class LinearProbe(Callback):
             return
         if trainer.state.fn != "fit" or (every is not None and (trainer.current_epoch + 1) % every == 0):
             self._fit(trainer, pl_module)
+        else:  # Lightning keeps the last one, which would pass for that of the present weights
+            trainer.callback_metrics.pop("val/probe_accuracy", None)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit."""

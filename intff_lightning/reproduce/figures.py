@@ -1,4 +1,4 @@
-"""The paper's figures 3 and 4, and the robustness table as a picture."""
+"""The paper's figures 3 and 4, and the tables beyond it as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no window
 from intff_lightning.corruptions import PaperMixture
 from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule
 
-__all__ = ["draw_corruptions", "draw_losses", "draw_robustness"]
+__all__ = ["draw_ablation", "draw_corruptions", "draw_losses", "draw_robustness"]
 
 _STYLES = {  # told apart in grey as well
     "intff": {"label": "IntFF", "color": "#0072b2", "marker": "o", "linestyle": "-"},
@@ -117,4 +117,30 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in (shares, kinds):
         axes.grid(True, alpha=0.3)
         axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Test accuracy of every variant, a bar each, best at the top.
+
+    Args:
+        rows: of the ablation.
+        path: of the PNG.
+    """
+    rows = sorted(rows, key=lambda row: row["accuracy_mean"])
+    kinds = list(dict.fromkeys(row["network"].partition(" | ")[0] for row in rows))
+    figure = Figure(figsize=(9, 1.2 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for kind, hatch, grey in zip(sorted(kinds), ("", "//", "..", "xx"), ("0.35", "0.55", "0.75", "0.9"), strict=False):
+        mine = [(place, row) for place, row in enumerate(rows) if row["network"].startswith(f"{kind} |")]
+        places, lengths = [place for place, _ in mine], [row["accuracy_mean"] for _, row in mine]
+        spread = [row["accuracy_std"] for _, row in mine]
+        axes.barh(places, lengths, xerr=spread, color=grey, hatch=hatch, edgecolor="black", label=kind, capsize=2)
+        for place, row in mine:
+            axes.text(
+                row["accuracy_mean"] + row["accuracy_std"] + 0.5, place, f"{row['accuracy_mean']:.1f}", va="center"
+            )
+    axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
+    axes.set(xlabel="test accuracy (%)", xlim=(0, 108), title="Unit | label encoding | negatives | local loss")
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=150)

@@ -17,6 +17,7 @@ from intff_lightning.negatives import ShuffledLabels, WrongLabels
 from intff_lightning.network import Network
 from intff_lightning.optim import CosineDecay, KerasAdam
 from intff_lightning.recipe import Recorded
+from intff_lightning.reproduce.ablation import EPOCHS, make_ablation
 from intff_lightning.reproduce.rows import CONVOLUTION, Row
 from intff_lightning.units import DenseUnit, HiddenUnit
 
@@ -81,7 +82,11 @@ def make_recipe(row: Row, recipe: str, seed: int, data_dir: str, quick: bool = F
     corruption = None if row.corruption == "clean" else _CORRUPTIONS[row.corruption](row.rate)
     options: dict[str, Any] = {"data_dir": data_dir, "seed": seed, "corruption": corruption}
     if quick:
-        options["train_size"] = 1000
+        options |= {"train_size": 1000} | ({"val_size": 200} if row.table == "ablation" else {})
+    if row.table == "ablation":
+        module, data = make_ablation(row.network, options)
+        epochs = 2 if quick else EPOCHS
+        return Recipe(module, MNISTDataModule(**data), epochs, epochs)
     return (_author if recipe == "author" else _tuned)(row, options, quick)
 
 

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 from typing import Literal
 
-__all__ = ["CONVOLUTION", "KINDS", "Algorithm", "Row", "rows_of"]
+__all__ = ["ABLATION", "CONVOLUTION", "KINDS", "Algorithm", "Row", "rows_of"]
 
 Algorithm = Literal["intff", "ff", "bp"]
 
@@ -23,7 +23,7 @@ class Row:
         table: its name.
         algorithm: ``intff``, ``ff`` or ``bp``.
         network: as the paper writes it: the number of pixels, then a width per layer; a parenthesis is one hidden
-            unit. The last width of a ``bp`` row is that of the softmax.
+            unit. The last width of a ``bp`` row is that of the softmax. In the ablation, the variant.
         paper_accuracy: test accuracy that the paper reports, percent; ``None`` for rows that it has not.
         corruption: of the training set: ``mixture`` is the paper's; ``clean`` is none; or one of :data:`KINDS`.
         rate: share of corrupted samples.
@@ -62,6 +62,24 @@ _TABLE2 = [
 ]
 
 
+ABLATION = [
+    # dense units: encoding, negatives, loss, one after the other
+    *[("dense", encoding, "3 wrong", "softplus") for encoding in ("overlay", "planes", "fourier", "embedding")],
+    *[("dense", "overlay", negatives, "softplus") for negatives in ("shuffled", "1 wrong", "9 wrong", "3 hard")],
+    *[("dense", "overlay", "3 wrong", loss) for loss in ("symba", "cross-entropy", "both")],
+    ("dense", "overlay", "9 wrong", "both"),
+    *[("dense", "channels", "none", loss) for loss in ("softplus", "cross-entropy", "both")],
+    *[("conv", encoding, "3 wrong", "softplus") for encoding in ("overlay", "planes", "fourier", "embedding")],
+    ("conv", "planes", "3 wrong", "both"),
+    *[("conv", "channels", "none", loss) for loss in ("softplus", "cross-entropy", "both")],
+    *[("attention", encoding, "3 wrong", "both") for encoding in ("token", "fourier")],
+    ("attention", "channels", "none", "cross-entropy"),
+    *[("recurrent", encoding, "3 wrong", "both") for encoding in ("row", "fourier")],
+    ("recurrent", "channels", "none", "cross-entropy"),
+]
+"""Unit, label encoding, negatives, local loss; ``channels`` is a goodness by class, which needs neither of the two."""
+
+
 def _robustness() -> list[Row]:
     corruptions = [("clean" if rate == 0 else "mixture", rate) for rate in (0.0, 0.25, 0.5, 0.75, 0.9)]
     corruptions += [(kind, 0.5) for kind in KINDS]
@@ -73,11 +91,12 @@ def _robustness() -> list[Row]:
 
 
 def rows_of(table: str) -> list[Row]:
-    """Rows of ``table1``, ``table2``, ``figure3`` or ``robustness``."""
+    """Rows of ``table1``, ``table2``, ``figure3``, ``robustness`` or ``ablation``."""
     rows = {
         "table1": _TABLE1,
         "table2": _TABLE2,
         "figure3": [dataclasses.replace(row, table="figure3") for row in _TABLE1 if row.algorithm == "intff"],
         "robustness": _robustness(),
+        "ablation": [Row("ablation", "intff", " | ".join(variant)) for variant in ABLATION],
     }
     return rows[table]

@@ -81,6 +81,7 @@ class Run:
         row = self.row
         corruption = "clean" if row.corruption == "clean" else f"{row.corruption}_{row.rate:g}"
         network = row.network.replace("(", "[").replace(")", "]")  # a shell would want those quoted
+        network = network.replace(" | ", "-").replace(" ", "-")
         return "_".join([row.algorithm, network, corruption, self.recipe, f"seed{self.seed}"])
 
     def result(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """Hidden units: one to three layers with a local loss and an optimizer of their own (section 3.2 of the paper)."""
 
 import inspect
-import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelledImages
-from intff_lightning.local import Goodness, LocalLoss, MeanSquares, ScaleNormalization, SoftplusLoss, UnitL2
+from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.recipe import Recorded, build
 
-__all__ = ["DenseUnit", "HiddenUnit", "UnitStack"]
+__all__ = ["HiddenUnit", "UnitStack", "activation_layer", "initialize"]
 
 
 class HiddenUnit(Recorded, nn.Module):
@@ -73,13 +70,16 @@ class HiddenUnit(Recorded, nn.Module):
             with torch.no_grad():
                 output = self(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
                 goodness = self.goodness(output)
+        except ConfigurationError:
+            raise
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigurationError(f"cannot take an input of shape {tuple(input_shape)}: {reason}") from None
         finally:
             self.train(mode)
-        if goodness.shape[:1] != (2,):
-            raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; (B,) is needed.")
+        expected = (2, self.goodness.num_classes) if getattr(self.goodness, "by_class", False) else (2,)
+        if tuple(goodness.shape) != expected:
+            raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; {expected} is needed.")
         return tuple(output.shape[1:])
 
     def forward(self, x: Tensor | LabelledImages) -> Tensor:
@@ -104,95 +104,35 @@ class HiddenUnit(Recorded, nn.Module):
         return outputs
 
 
-def _initialize(layer: nn.Linear, initialization: str) -> nn.Linear:
+Initialization = Literal["default", "glorot_uniform", "kaiming_normal"]
+
+
+def initialize(layer: nn.Module, initialization: Initialization) -> None:
+    """Draw a layer's weights: torch's ``default``, or ``glorot_uniform`` or ``kaiming_normal`` with zero bias."""
+    if initialization == "default":
+        return
+    weight: Any = layer.weight
     if initialization == "glorot_uniform":
-        nn.init.xavier_uniform_(layer.weight)
-    elif initialization == "kaiming_normal":
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if initialization != "default":
-        nn.init.zeros_(layer.bias)
-    return layer
+        nn.init.xavier_uniform_(weight)
+    else:
+        nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a parameter
 
 
-class DenseUnit(HiddenUnit):
-    """A unit of fully connected layers; inputs of any shape are flattened.
+def activation_layer(name: str) -> nn.Module:
+    """An activation by the name of its class in :mod:`torch.nn`, in place where it can be.
 
-    Args:
-        widths: neurons of each layer. Only the last layer's count for goodness: ``widths=[100, 50]`` is the paper's
-            ``(100,50)``.
-        activation: after every layer, the name of a class of :mod:`torch.nn`; the paper's is ReLU.
-        initialization: of the weights: torch's ``default``, ``glorot_uniform`` (the author's, zero bias) or
-            ``kaiming_normal`` (zero bias).
-        **options: of :class:`HiddenUnit`.
+    Raises:
+        ConfigurationError: there is no such class.
     """
-
-    def __init__(
-        self,
-        widths: list[int],
-        activation: str = "ReLU",
-        initialization: Literal["default", "glorot_uniform", "kaiming_normal"] = "default",
-        **options: Any,
-    ) -> None:
-        super().__init__(nn.Identity(), **options)
-        if not widths or min(widths) < 1:
-            raise ConfigurationError(f"widths={list(widths)}: one or more layers are needed, each of 1 neuron or more.")
-        if not isinstance(getattr(nn, activation, None), type):
-            raise ConfigurationError(f"activation={activation!r}: torch.nn has no such class; ReLU or GELU, say.")
-        self.widths, self.activation, self.initialization = list(widths), activation, initialization
-
-    def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """``[Linear -> activation]`` for every width, behind a flatten."""
-        sizes = [math.prod(input_shape), *self.widths]
-        kind = getattr(nn, self.activation)
-        # in place where it can be: a Linear's backward pass does not need its output, so half the activations go
-        options = {"inplace": True} if "inplace" in inspect.signature(kind).parameters else {}
-        layers = [
-            nn.Sequential(_initialize(nn.Linear(size, width), self.initialization), kind(**options))
-            for size, width in pairwise(sizes)
-        ]
-        return nn.Sequential(nn.Flatten(), *layers)
-
-    def describe(self) -> str:
-        """Sizes and activation, for tables."""
-        first = next((layer for layer in self.body.modules() if isinstance(layer, nn.Linear)), None)
-        sizes = [first.in_features, *self.widths] if first is not None else self.widths
-        return f"dense {'-'.join(map(str, sizes))} {self.activation}"
-
-    def layers(self, x: Tensor | LabelledImages) -> list[Tensor]:
-        """Activations of every layer, ``(B, width)`` each."""
-        flatten, first, *others = cast(nn.Sequential, self.body)
-        if isinstance(x, LabelledImages):
-            outputs = [self._read_apart(x, cast(nn.Sequential, first))]
-        else:
-            outputs = [first(flatten(self.normalization(x)))]
-        for layer in others:
-            outputs.append(layer(outputs[-1]))
-        return outputs
-
-    def _read_apart(self, x: LabelledImages, first: nn.Sequential) -> Tensor:
-        r"""First layer on images and labels apart, so that an image is read once for all of its labels.
-
-        With the label one-hot of value v and :math:`s` the normalization's factor, the same for every label,
-
-        .. math:: W \, s \, (\text{image} + v \, e_\text{label}) + b
-            = \bigl(W \, s \, \text{image} + b\bigr) + s v \, W_{\cdot, \text{label}}
-        """
-        linear, activation = first
-        parts = x.encoder.one_hot(x.image)
-        if parts is None or not isinstance(self.normalization, ScaleNormalization):
-            dense: Tensor = first(self.normalization(x.dense()).flatten(1))
-            return dense
-        image, value = parts  # (B, features), a copy of its own, and (B, 1)
-        squares = at_least_float32(image).square().sum(1, keepdim=True) + at_least_float32(value).square()
-        norm = squares.sqrt()  # and not hypot, which ONNX has not
-        scale = self.normalization.scale(norm, image.shape[1]).to(image.dtype)
-        classes, label = x.encoder.num_classes, x.label.T.unsqueeze(2)  # (L, B, 1)
-        one_hot = image.new_zeros(*label.shape[:2], classes)
-        one_hot.scatter_(2, label, (scale * value).expand_as(label))  # (L, B, C)
-        # a product with a one-hot matrix: its backward pass is faster than that of an index
-        columns = nn.functional.linear(one_hot, cast(nn.Linear, linear).weight[:, :classes])
-        output: Tensor = activation((linear(image.mul_(scale)) + columns).flatten(0, 1))
-        return output
+    kind = getattr(nn, name, None)
+    if not isinstance(kind, type):
+        raise ConfigurationError(f"activation={name!r}: torch.nn has no such class; ReLU or GELU, say.")
+    # the backward pass of the layer before does not need its output, so half of the activations go
+    options = {"inplace": True} if "inplace" in inspect.signature(kind).parameters else {}
+    layer: nn.Module = kind(**options)
+    return layer
 
 
 class UnitStack(nn.ModuleList):

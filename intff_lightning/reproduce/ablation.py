@@ -1,0 +1,94 @@
+"""Which unit, label encoding, negatives and local loss is best: every choice on the same budget."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from intff_lightning.augmentations import RandomShift
+from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelEncoder, LabelOverlay, LabelPlanes, LabelToken
+from intff_lightning.local import (
+    RMS,
+    ChannelGoodness,
+    Goodness,
+    LabelCrossEntropy,
+    LocalLoss,
+    MeanSquares,
+    SoftplusLoss,
+    SymBaLoss,
+)
+from intff_lightning.module import IntFFModule
+from intff_lightning.negatives import HardLabels, NegativeSource, ShuffledLabels, WrongLabels
+from intff_lightning.optim import CosineDecay
+from intff_lightning.units import AttentionUnit, ConvUnit, DenseUnit, HiddenUnit, RecurrentUnit
+
+__all__ = ["EPOCHS", "make_ablation"]
+
+EPOCHS = 10
+
+Options = Callable[[], dict[str, Any]]
+"""Makes the arguments that units of every kind take, anew for each."""
+
+
+def _dense(options: Options) -> list[HiddenUnit]:
+    return [DenseUnit([200, 200], initialization="kaiming_normal", **options()) for _ in range(2)]
+
+
+def _conv(options: Options) -> list[HiddenUnit]:
+    return [ConvUnit([width], **options()) for width in (20, 40)]
+
+
+def _attention(options: Options) -> list[HiddenUnit]:
+    return [AttentionUnit(40, heads=4, **options()) for _ in range(2)]
+
+
+def _recurrent(options: Options) -> list[HiddenUnit]:
+    return [RecurrentUnit(60, **options()) for _ in range(2)]
+
+
+_UNITS = {"dense": _dense, "conv": _conv, "attention": _attention, "recurrent": _recurrent}
+_ENCODERS: dict[str, Callable[[], LabelEncoder]] = {
+    "overlay": LabelOverlay,
+    "planes": LabelPlanes,
+    "fourier": FourierPattern,
+    "token": LabelToken,
+    "row": functools.partial(LabelToken, patch=[1, 28]),
+    "embedding": LabelEmbedding,
+}
+_NEGATIVES: dict[str, Callable[[], NegativeSource]] = {
+    "shuffled": ShuffledLabels,
+    "1 wrong": WrongLabels,
+    "3 wrong": functools.partial(WrongLabels, 3),
+    "9 wrong": functools.partial(WrongLabels, 9),
+    "3 hard": functools.partial(HardLabels, 3),
+}
+_LOSSES: dict[str, Callable[[], LocalLoss]] = {
+    "softplus": SoftplusLoss,
+    "symba": SymBaLoss,
+    "cross-entropy": functools.partial(LabelCrossEntropy, threshold_weight=0.0),
+    "both": LabelCrossEntropy,
+}
+
+
+def make_ablation(variant: str, options: dict[str, Any]) -> tuple[IntFFModule, dict[str, Any]]:
+    """A network of two units, and the arguments of its datamodule.
+
+    Args:
+        variant: ``unit | encoding | negatives | loss`` as :data:`~intff_lightning.reproduce.rows.ABLATION` has them;
+            the encoding ``channels`` is none: a goodness for every class.
+        options: of the datamodule.
+    """
+    unit, encoding, negatives, loss = variant.split(" | ")
+    by_class = encoding == "channels"
+    goodness: type[Goodness] = ChannelGoodness if by_class else MeanSquares
+    units = _UNITS[unit](lambda: {"goodness": goodness(), "loss": _LOSSES[loss](), "normalization": RMS()})
+    module = IntFFModule(
+        units,
+        encoder=None if by_class else _ENCODERS[encoding](),
+        optimizer=functools.partial(torch.optim.Adam, lr=2e-3),
+        scheduler=functools.partial(CosineDecay, warmup=0.05),
+    )
+    source = WrongLabels() if by_class else _NEGATIVES[negatives]()
+    data = {"train_size": 10_000, "val_size": 2000, **options}
+    return module, {**data, "batch_size": 64, "augmentation": RandomShift(1), "negatives": source}

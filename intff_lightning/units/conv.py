@@ -1,0 +1,124 @@
+"""Convolutional units."""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.units.hidden import HiddenUnit, Initialization, activation_layer, initialize
+
+__all__ = ["ConvUnit", "ResidualBlock"]
+
+Norm = Literal["none", "batch", "group"]
+
+
+def _norm(kind: Norm, channels: int, groups: int) -> list[nn.Module]:
+    if kind == "none":
+        return []
+    return [nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(groups, channels)]
+
+
+class ResidualBlock(nn.Module):
+    """A layer beside a shortcut: ``activation(layer(x) + shortcut(x))``; the shortcut projects where sizes change.
+
+    Args:
+        layer: convolution and normalization.
+        shortcut: identity, or a convolution of one pixel.
+        activation: after the sum.
+    """
+
+    def __init__(self, layer: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.shortcut, self.activation = layer, shortcut, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, D, H', W')``."""
+        h: Tensor = self.activation(self.layer(x) + self.shortcut(x))
+        return h
+
+
+class ConvUnit(HiddenUnit):
+    """A unit of convolutions, ``[Conv -> norm -> activation]`` for every entry of ``channels``, then a pooling.
+
+    Inputs are images or maps ``(C, H, W)``. Batch normalization takes its statistics over positive and negative data
+    together, as the pair is one batch.
+
+    Args:
+        channels: of each layer's output.
+        kernel_size: of all of them, odd; padding keeps height and width.
+        stride: of the first layer.
+        pool: size of the max-pooling at the end; 1 for none.
+        norm: after each convolution: ``none``, ``batch`` or ``group``.
+        groups: of the group normalization.
+        residual: every layer learns what is to be added to its input (He et al. 2016).
+        activation: after every layer, the name of a class of :mod:`torch.nn`.
+        initialization: see :class:`~intff_lightning.units.DenseUnit`.
+        **options: of :class:`~intff_lightning.units.HiddenUnit`.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        kernel_size: int = 3,
+        stride: int = 1,
+        pool: int = 2,
+        norm: Norm = "none",
+        groups: int = 8,
+        residual: bool = False,
+        activation: str = "ReLU",
+        initialization: Initialization = "kaiming_normal",
+        **options: Any,
+    ) -> None:
+        super().__init__(nn.Identity(), **options)
+        if not channels or min(channels) < 1:
+            raise ConfigurationError(f"channels={list(channels)}: one or more layers are needed, each of 1 or more.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigurationError(f"kernel_size={kernel_size}: an odd number is needed.")
+        if stride < 1 or pool < 1:
+            raise ConfigurationError(f"stride={stride} and pool={pool} must be 1 or more.")
+        if norm == "group" and any(width % groups for width in channels):
+            raise ConfigurationError(f"groups={groups} does not divide channels={list(channels)}.")
+        activation_layer(activation)  # or it is refused
+        self.channels, self.kernel_size, self.stride, self.pool = list(channels), kernel_size, stride, pool
+        self.norm, self.groups, self.residual = norm, groups, residual
+        self.activation, self.initialization = activation, initialization
+
+    def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """See :meth:`HiddenUnit.make_body`."""
+        if len(input_shape) != 3:
+            raise ConfigurationError(
+                f"is convolutional and needs maps (C, H, W), not an input of shape {input_shape}: put it first, or "
+                "after units that hand over maps."
+            )
+        layers: list[nn.Module] = []
+        before = input_shape[0]
+        for number, width in enumerate(self.channels):
+            stride = self.stride if number == 0 else 1
+            conv = self._conv(before, width, self.kernel_size, stride)
+            layer = nn.Sequential(conv, *_norm(self.norm, width, self.groups))
+            activation = activation_layer(self.activation)
+            if self.residual:
+                same = before == width and stride == 1
+                layers.append(
+                    ResidualBlock(layer, nn.Identity() if same else self._conv(before, width, 1, stride), activation)
+                )
+            else:
+                layers.append(layer.append(activation))
+            before = width
+        if self.pool > 1:
+            layers.append(nn.MaxPool2d(self.pool))
+        return nn.Sequential(*layers)
+
+    def _conv(self, before: int, width: int, kernel_size: int, stride: int) -> nn.Conv2d:
+        # a normalization has a bias of its own
+        conv = nn.Conv2d(before, width, kernel_size, stride, kernel_size // 2, bias=self.norm == "none")
+        initialize(conv, self.initialization)
+        return conv
+
+    def describe(self) -> str:
+        """Channels, pooling, normalization, for tables."""
+        parts = [f"conv {'-'.join(map(str, self.channels))}", f"{self.kernel_size}x{self.kernel_size}"]
+        parts += ["residual"] if self.residual else []
+        parts += [f"{self.norm} norm"] if self.norm != "none" else []
+        parts += [f"pool {self.pool}"] if self.pool > 1 else []
+        return " ".join([*parts, self.activation])

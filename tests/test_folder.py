@@ -1,0 +1,116 @@
+"""Image files in a folder per class."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.callbacks import GoodnessAccuracy
+from intff_lightning.datamodules import ImageFolderDataModule
+from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.local import UnitL2
+
+NAMES = ["zero", "one", "two", "three"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The first digits of four classes as grey 8x8 PNG files: 400 to train, 80 to validate and 80 to test."""
+    folder = tmp_path_factory.mktemp("images")
+    digits = load_digits()
+    index = np.flatnonzero(digits.target < 4)[:560]
+    pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
+    for part, chosen in (("train", index[:400]), ("val", index[400:480]), ("test", index[480:])):
+        for k in chosen:
+            path = folder / part / NAMES[digits.target[k]] / f"{k:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[k]).save(path)
+    return folder
+
+
+@pytest.fixture
+def own(files, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(files, tmp_path / "images")
+
+
+def test_samples(files):
+    data = ImageFolderDataModule(str(files), image_size=8, grey=True)
+    assert [len(data.dataset(part)) for part in ("train", "val", "test", "predict")] == [400, 80, 80, 80]
+    assert (data.input_shape, data.num_classes) == ((1, 8, 8), 4)
+    train = data.dataset("train")
+    assert train.classes == sorted(NAMES)
+    for k in (0, 150, 399):
+        path, target = train.samples[k]
+        image, label = train[k]
+        assert image.dtype == torch.uint8
+        assert torch.equal(image[0], torch.as_tensor(np.array(Image.open(path))))  # of the same size: as it is
+        assert label == target
+        assert f"/{train.classes[label]}/" in path
+    colour = ImageFolderDataModule(str(files), image_size=[6, 12]).dataset("train")[0][0]
+    assert colour.shape == (3, 6, 12)
+    assert torch.equal(colour[0], colour[2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training(files, trainer, workers):
+    data = ImageFolderDataModule(str(files), image_size=10, grey=True, batch_size=20, num_workers=workers, seed=1)
+    run = trainer(max_epochs=1 if workers else 4, callbacks=[GoodnessAccuracy()])
+    module = IntFFModule([DenseUnit([100], normalization=UnitL2(20.0)), DenseUnit([50], normalization=UnitL2(20.0))])
+    run.fit(module, data)
+    assert run.global_step == 20 * run.max_epochs
+    assert "val/accuracy" in run.callback_metrics
+    (metrics,) = run.test(module, data, verbose=False)
+    assert metrics["test/accuracy"] > (0.5 if workers else 0.8)
+    assert torch.cat(run.predict(module, data)).shape == (80, 4)
+
+
+def test_without_val_and_test(own):
+    shutil.rmtree(own / "val")
+    shutil.rmtree(own / "test")
+    data = [ImageFolderDataModule(str(own), 8, val_size=50, split_seed=seed) for seed in (0, 0, 1)]
+    assert [len(data[0].dataset(part)) for part in ("train", "val")] == [350, 50]
+    assert data[0].dataset("test") is None
+    assert data[0].num_classes == 4
+    held_out = [d.dataset("val").indices for d in data]
+    assert held_out[0] == held_out[1] != held_out[2]
+    assert not set(held_out[0]) & set(data[0].dataset("train").indices)
+
+
+def test_other_files(own):
+    folder = own / "train" / "one"
+    path = sorted(folder.iterdir())[0]
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(wide).save(path)  # 16 bits a pixel
+    Image.fromarray(np.full((8, 8, 4), 90, dtype=np.uint8)).save(folder / "zz.png")  # with an alpha channel
+    data = ImageFolderDataModule(str(own), 8, grey=True).dataset("train")
+    number = {name: k for k, (name, _) in enumerate(data.samples)}
+    assert torch.equal(data[number[str(path)]][0][0], torch.as_tensor((wide >> 8).astype(np.uint8)))
+    assert set(data[number[str(folder / "zz.png")]][0].flatten().tolist()) == {90}
+
+
+def test_data_that_cannot_be(own, trainer):
+    with pytest.raises(DataError, match=r"nothing/train: images in train/CLASS/ are needed"):
+        ImageFolderDataModule(str(own / "nothing"), 8).dataset("train")
+    (own / "test/nine").mkdir()
+    with pytest.raises(DataError, match=r"test: images in .*no valid file for the classes nine"):
+        ImageFolderDataModule(str(own), 8).dataset("test")
+    shutil.copy(next((own / "test/one").iterdir()), own / "test/nine")
+    shutil.rmtree(own / "test/two")
+    with pytest.raises(DataError, match="test: its classes must be those of train: two missing; nine not in train"):
+        ImageFolderDataModule(str(own), 8).dataset("test")
+    shutil.rmtree(own / "val/zero")
+    with pytest.raises(DataError, match="val: its classes must be those of train: zero missing"):
+        trainer().fit(IntFFModule([DenseUnit([5])]), ImageFolderDataModule(str(own), 8))
+    shutil.rmtree(own / "val")
+    broken = sorted((own / "train/one").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"{broken.name} cannot be read as an image: remove or repair it"):
+        ImageFolderDataModule(str(own), 8).dataset("train")[0]
+    for size in (0, [8], [8, 8, 3]):
+        with pytest.raises(ConfigurationError, match="image_size="):
+            ImageFolderDataModule(str(own), size)

@@ -1,0 +1,315 @@
+"""Units of every kind: shapes, order, goodness by class, encodings; drawn at random they train, and stay local."""
+
+import functools
+from itertools import pairwise
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from intff_lightning import (
+    AttentionUnit,
+    ConvUnit,
+    DenseUnit,
+    IntFFModule,
+    LabelOverlay,
+    RecurrentUnit,
+    WrongLabels,
+)
+from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
+from intff_lightning.draws import Draws
+from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import channel_goodness, symba_loss, top_goodness
+from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelPlanes, LabelToken, NoLabel
+from intff_lightning.local import (
+    ChannelGoodness,
+    LabelCrossEntropy,
+    MeanSquares,
+    NoNormalization,
+    SoftplusLoss,
+    SumSquares,
+    SymBaLoss,
+    TopGoodness,
+    UnitL2,
+)
+from intff_lightning.negatives import GaussianNoise, HardLabels, HybridImages, RelabellingSource, model_for
+from intff_lightning.pairs import PairedBatch, RelabelledBatch
+
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def _built(units, shape=(1, 8, 8), classes=3, **options):
+    return IntFFModule(units, input_shape=list(shape), num_classes=classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("units", "shapes"),
+    [
+        ([ConvUnit([4, 6]), DenseUnit([5])], [(6, 4, 4), (5,)]),
+        ([ConvUnit([4], pool=1, stride=2), ConvUnit([8], norm="batch", residual=True)], [(4, 4, 4), (8, 2, 2)]),
+        ([ConvUnit([8], norm="group", groups=4), AttentionUnit(8, patch=2, heads=2)], [(8, 4, 4), (4, 8)]),
+        ([AttentionUnit(8, patch=4, blocks=2), AttentionUnit(12), DenseUnit([5])], [(4, 8), (4, 12), (5,)]),
+        (
+            [RecurrentUnit(6), RecurrentUnit(5, cell="LSTM", bidirectional=False), DenseUnit([4])],
+            [(8, 6), (8, 5), (4,)],
+        ),
+        ([AttentionUnit(8), RecurrentUnit(6, layers=2)], [(4, 8), (4, 6)]),
+        ([nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()), ConvUnit([4]), nn.Flatten(), DenseUnit([4])], None),
+    ],
+)
+def test_units_of_different_kinds_follow_one_another(units, shapes):
+    if shapes is None:  # a body without parameters is no unit
+        with pytest.raises(ConfigurationError, match="unit_2 has no parameters"):
+            _built(units)
+        return
+    module = _built(units)
+    x = torch.rand(2, 1, 8, 8)
+    for unit, shape in zip(module.units, shapes, strict=True):
+        x = unit(x)
+        assert tuple(x.shape[1:]) == shape
+        assert unit.describe()
+    image = torch.rand(7, 1, 8, 8)
+    assert module(image).shape == (7, 3)
+    assert module.embed(image).shape[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ([DenseUnit([5]), ConvUnit([4])], "unit_1 is convolutional and needs maps"),
+        ([AttentionUnit(8, patch=3)], "unit_0 has patch=3"),
+        ([DenseUnit([5]), AttentionUnit(8)], "unit_1 is of attention"),
+        ([DenseUnit([5]), RecurrentUnit(8)], "unit_1 is recurrent"),
+        ([ConvUnit([4], pool=3), ConvUnit([4], pool=3)], "unit_1 cannot take an input"),
+        ([ConvUnit([2], goodness=ChannelGoodness())], "unit_0 has 2 channels for the 3 classes"),
+        ([ConvUnit([4], goodness=ChannelGoodness()), DenseUnit([4])], "give all of them one kind"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_name(units, message):
+    with pytest.raises(ConfigurationError, match=message):
+        _built(units)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConvUnit([]), "one or more layers"),
+        (lambda: ConvUnit([4], kernel_size=2), "odd"),
+        (lambda: ConvUnit([6], norm="group"), "does not divide"),
+        (lambda: ConvUnit([4], pool=0), "1 or more"),
+        (lambda: ConvUnit([4], activation="Relu"), "torch.nn has no such class"),
+        (lambda: AttentionUnit(10, heads=4), "does not divide"),
+        (lambda: RecurrentUnit(0), "1 or more"),
+        (lambda: TopGoodness(0.0), "0 < share <= 1"),
+        (
+            lambda: IntFFModule([DenseUnit([4], goodness=ChannelGoodness())], encoder=LabelOverlay()),
+            "leave the encoder",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+def test_goodness_functions_against_loops():
+    h = torch.randn(5, 7, 2, 3, dtype=torch.float64)
+    expected = torch.zeros(5, 3, dtype=torch.float64)
+    owners = [[0, 1, 2], [3, 4], [5, 6]]  # side by side, 7 channels of 3 classes
+    for c, channels in enumerate(owners):
+        for b in range(5):
+            expected[b, c] = sum((h[b, j] ** 2).mean() for j in channels) / len(channels)
+    torch.testing.assert_close(channel_goodness(h, 3), expected)
+    tokens = h.flatten(2).transpose(1, 2)  # (B, T, D)
+    torch.testing.assert_close(channel_goodness(tokens, 3), expected)
+    even = h[:, :6]
+    torch.testing.assert_close(channel_goodness(even, 3)[:, 1], (even[:, 2:4] ** 2).mean((1, 2, 3)))
+    flat = h.flatten(1)
+    expected = torch.stack([sum(sorted((row**2).tolist())[-4:]) / torch.tensor(4.0).double() for row in flat])
+    torch.testing.assert_close(top_goodness(h, 4), expected)
+    torch.testing.assert_close(SumSquares()(h), (flat**2).sum(1))
+    torch.testing.assert_close(TopGoodness(1.0)(h), MeanSquares()(h))
+
+
+def test_symba_against_its_equation():
+    positive, negative = torch.tensor([1.0, 2.0]), torch.tensor([[1.5, 0.0], [2.0, 3.0]])
+    margins = [1.5 - 1, 0 - 1, 2 - 2, 3 - 2]
+    expected = sum(torch.log1p(torch.exp(torch.tensor(4.0 * m))) for m in margins) / 4
+    torch.testing.assert_close(symba_loss(positive, negative), expected)
+
+
+@pytest.mark.parametrize(
+    "loss", [SoftplusLoss(), LabelCrossEntropy(), SymBaLoss()], ids=lambda loss: type(loss).__name__
+)
+@pytest.mark.parametrize("goodness", [MeanSquares, SumSquares, TopGoodness, ChannelGoodness])
+def test_every_loss_falls_under_plain_gradient_descent(loss, goodness, digits, trainer):
+    torch.manual_seed(0)
+    rate = 0.001 if goodness is SumSquares else 0.03  # thirty neurons' squares are added up
+    unit = DenseUnit([30], goodness=goodness(), loss=loss, normalization=UnitL2(10))
+    module = IntFFModule([unit], optimizer=functools.partial(torch.optim.SGD, lr=rate))
+    losses = []
+
+    class Keep(GoodnessLogger):
+        def on_train_epoch_end(self, trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+            losses.append(float(trainer.callback_metrics["train/loss/unit_0"]))
+
+    run = trainer(max_epochs=6, callbacks=[Keep()])
+    run.fit(module, digits(negatives=WrongLabels(3)))
+    assert all(later < earlier for earlier, later in pairwise(losses)), losses
+
+
+def test_a_goodness_by_class_trains_as_a_plain_loop(digits, trainer):
+    """Cross-entropy of channel goodness, unit by unit, against a plain loop in float64."""
+    torch.manual_seed(0)
+    loss = functools.partial(LabelCrossEntropy, threshold_weight=0.0, collaboration=1.0)
+    units = [
+        ConvUnit([20], goodness=ChannelGoodness(), loss=loss(), normalization=NoNormalization()),
+        DenseUnit([30], goodness=ChannelGoodness(), loss=loss(), normalization=NoNormalization()),
+    ]
+    module = _built(units, (1, 10, 10), classes=10, optimizer=SGD).double()
+    conv, dense = module.units[0].body[0][0], module.units[1].body[1][0]
+    weights = [p.detach().clone().requires_grad_() for layer in (conv, dense) for p in (layer.weight, layer.bias)]
+    batches = []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batches.append((batch.image, batch.target))
+
+    trainer(callbacks=[Record()], limit_train_batches=6, precision="64-true").fit(module, digits())
+    for image, target in batches:
+        h = torch.relu(nn.functional.conv2d(image, weights[0], weights[1], padding=1))
+        h = nn.functional.max_pool2d(h, 2)
+        g0 = (h**2).mean((2, 3)).view(-1, 10, 2).mean(2)
+        h2 = torch.relu(h.detach().flatten(1) @ weights[2].T + weights[3])
+        g1 = (h2**2).view(-1, 10, 3).mean(2)
+        total = nn.functional.cross_entropy(g0, target) + nn.functional.cross_entropy(g1 + g0.detach(), target)
+        gradients = torch.autograd.grad(total, weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight -= 0.1 * gradient
+    ours = [p for layer in (conv, dense) for p in (layer.weight, layer.bias)]
+    for mine, theirs in zip(ours, weights, strict=True):
+        torch.testing.assert_close(mine.data, theirs.data, rtol=0, atol=1e-10)
+    image, target = batches[0]
+    torch.testing.assert_close(module(image), module.label_goodness(image).sum(0))
+    assert module.label_goodness(image).shape == (2, len(target), 10)
+
+
+def test_a_learned_encoding_is_trained_by_the_first_unit_alone(digits, trainer):
+    module = IntFFModule([DenseUnit([9]), DenseUnit([9])], encoder=LabelEmbedding(), optimizer=SGD)
+    module.units[1].optimizer = functools.partial(torch.optim.SGD, lr=0.0)
+    run = trainer(limit_train_batches=1)
+    run.fit(module, digits())
+    moved = module.encoder.weight.detach().clone()
+    assert [len(o.param_groups[0]["params"]) for o in run.optimizers] == [3, 2]
+    trainer(limit_train_batches=3).fit(module, digits())
+    assert not torch.equal(module.encoder.weight, moved)
+    with pytest.raises(ConfigurationError, match="LabelEmbedding learns from images under wrong labels"):
+        trainer().fit(IntFFModule([DenseUnit([9])], encoder=LabelEmbedding()), digits(negatives=HybridImages()))
+
+
+def test_without_labels_the_probe_is_asked_for(digits, trainer):
+    module = IntFFModule([DenseUnit([9])], encoder=NoLabel())
+    with pytest.raises(ConfigurationError, match="no label is shown"):
+        trainer().fit(IntFFModule([DenseUnit([9])], encoder=NoLabel()), digits())
+    trainer(limit_train_batches=2).fit(module, digits(negatives=HybridImages()))
+    with pytest.raises(ConfigurationError, match="trained without labels: read it by a linear probe"):
+        module(torch.rand(2, 1, 10, 10))
+    assert module.embed(torch.rand(2, 1, 10, 10)).shape == (2, 9)
+
+
+def test_pure_noise_as_negatives_teaches_nothing_of_classes(digits, trainer):
+    """The paper's example of what must fail: a unit tells noise from images by anything, and needs no label for it."""
+    accuracy = {}
+    for source in (WrongLabels(3), GaussianNoise()):
+        torch.manual_seed(0)
+        module = IntFFModule([DenseUnit([100], normalization=UnitL2(10))])
+        run = trainer(max_epochs=10, callbacks=[GoodnessLogger(), GoodnessAccuracy()])
+        run.fit(module, digits(negatives=source))
+        accuracy[type(source)] = float(run.callback_metrics["val/accuracy"])
+        assert run.callback_metrics["val/goodness/auroc/unit_0"] > 0.85  # both losses were learned
+    assert accuracy[WrongLabels] > 0.8
+    assert accuracy[GaussianNoise] < 0.5
+
+
+UNITS = {
+    "conv": lambda **o: ConvUnit([4], **o),
+    "conv batch": lambda **o: ConvUnit([6, 4], norm="batch", residual=True, **o),
+    "attention": lambda **o: AttentionUnit(8, patch=2, heads=2, **o),
+    "recurrent": lambda **o: RecurrentUnit(6, **o),
+    "dense": lambda **o: DenseUnit([7, 5], **o),
+}
+LOSSES = {"softplus": SoftplusLoss, "symba": SymBaLoss, "cross-entropy": LabelCrossEntropy}
+ENCODERS = {
+    "overlay": LabelOverlay,
+    "planes": LabelPlanes,
+    "fourier": FourierPattern,
+    "token": lambda: LabelToken(2),
+    "embedding": LabelEmbedding,
+    "none": NoLabel,
+}
+SOURCES = {"wrong": lambda: WrongLabels(2), "hard": lambda: HardLabels(2), "hybrid": HybridImages}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kinds=st.lists(st.sampled_from(list(UNITS)), min_size=1, max_size=3),
+    loss=st.sampled_from(list(LOSSES)),
+    goodness=st.sampled_from([MeanSquares, TopGoodness, ChannelGoodness]),
+    encoder=st.sampled_from(list(ENCODERS)),
+    source=st.sampled_from(list(SOURCES)),
+    channels=st.sampled_from([1, 3]),
+)
+def test_any_combination_trains_or_is_refused_in_a_line(kinds, loss, goodness, encoder, source, channels):
+    """Finite losses, one unit moved by one optimizer, the same weights from the same seed; or a ConfigurationError."""
+    generator = torch.Generator().manual_seed(0)
+    image, target = torch.rand(6, channels, 8, 8, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
+    trained = []
+    try:
+        for _ in range(2):
+            torch.manual_seed(0)
+            units = [UNITS[kind](goodness=goodness(), loss=LOSSES[loss]()) for kind in kinds]
+            module = _built(units, (channels, 8, 8), encoder=None if goodness.by_class else ENCODERS[encoder]())
+            _steps(module, image, target, SOURCES[source]())
+            trained.append(module.state_dict())
+    except ConfigurationError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        event("refused")
+        assert 20 < len(refusal) < 300
+        return
+    event("trained")
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+def _steps(module, image, target, source):
+    """Two steps through the module's own parts; each unit's gradient reaches no other."""
+    draws = Draws(0, 0, torch.arange(len(target)))
+    with torch.no_grad(), model_for(source, module) as model:
+        if isinstance(source, RelabellingSource):
+            label = source.labels(image, target, encoder=module.encoder, model=model, generator=draws)
+            batch = RelabelledBatch.of(image, target, label, module.encoder)
+        else:
+            negative, shown = source(image, target, encoder=module.encoder, model=model, generator=draws)
+            batch = PairedBatch(module.encoder(image, target), negative, image, target, shown)
+    x, others = module._inputs(batch), None
+    for k, unit in enumerate(module.units):
+        h = unit(x)
+        loss, g = module.local_loss(k, h, batch, others)
+        assert torch.isfinite(loss)
+        module.zero_grad()
+        loss.backward()
+        touched = {id(p) for p in module.parameters() if p.grad is not None}
+        assert touched <= {id(p) for p in module.unit_parameters(k)}
+        assert touched
+        with torch.no_grad():
+            for p in module.unit_parameters(k):
+                if p.grad is not None:
+                    p -= 0.01 * p.grad
+        x, others = h.detach(), g.detach() if others is None else others + g.detach()
