@@ -109,8 +109,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         kinds = {bool(getattr(unit.goodness, "by_class", False)) for unit in self.units}
         if len(kinds) > 1:
             raise ConfigurationError(
-                "some units have a goodness by class (ChannelGoodness), some of the labelled image: give all of them "
-                "one kind."
+                "some units have a goodness by class (ChannelGoodness), some have not: give all of them one kind."
             )
         self.by_class = kinds == {True}
         if self.by_class and encoder is not None and encoder.shows_label:
@@ -219,11 +218,9 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             )
         if self.by_class:
             return batch.image
-        relabelled = isinstance(batch, RelabelledBatch)
-        if relabelled and not self.encoder.shows_label:
+        if isinstance(batch, RelabelledBatch) and not self.encoder.shows_label:
             raise ConfigurationError(
-                "the negatives are the images under wrong labels, and no label is shown (NoLabel): use HybridImages, "
-                "or another source of negative images, or another encoder."
+                "wrong labels make the negatives, and no label is shown (NoLabel): use HybridImages, say, as negatives."
             )
         if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
             return batch.inputs
