@@ -14,13 +14,19 @@ from intff_lightning.local import UnitL2
 
 
 class YourDataModule(L.LightningDataModule):
-    """Stands for the one that you have: batches of images and labels, nothing of Forward-Forward."""
+    """Stands for the one that you have: images, labels and augmentation, nothing of Forward-Forward."""
 
     def setup(self, stage: str) -> None:
         digits = load_digits()
         image = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         data = TensorDataset(image, torch.tensor(digits.target))
         self.train, self.val = random_split(data, [1500, 297], torch.Generator().manual_seed(0))
+
+    def on_after_batch_transfer(self, batch: list[torch.Tensor], dataloader_idx: int) -> list[torch.Tensor]:
+        image, target = batch
+        if self.trainer.training:
+            image = image + 0.05 * torch.randn_like(image)
+        return [image, target]
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train, batch_size=32, shuffle=True)

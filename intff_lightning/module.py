@@ -19,7 +19,7 @@ from intff_lightning.errors import CheckpointError, ConfigurationError, DataErro
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
-from intff_lightning.pairs import PairedBatch, RelabelledBatch
+from intff_lightning.pairs import PairedBatch, RelabelledBatch, image_and_target
 from intff_lightning.recipe import build, record
 from intff_lightning.stepping import UnitSteps
 from intff_lightning.units import HiddenUnit, UnitStack
@@ -108,9 +108,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
     def _settle_encoder(self, encoder: LabelEncoder | None) -> LabelEncoder:
         kinds = {bool(getattr(unit.goodness, "by_class", False)) for unit in self.units}
         if len(kinds) > 1:
-            raise ConfigurationError(
-                "some units have a goodness by class (ChannelGoodness), some have not: give all of them one kind."
-            )
+            raise ConfigurationError("a goodness by class (ChannelGoodness) is for all units, or for none of them.")
         self.by_class = kinds == {True}
         if self.by_class and encoder is not None and encoder.shows_label:
             raise ConfigurationError(
@@ -173,7 +171,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             ``loss`` (scalar, the sum of local losses), ``unit_loss`` ``(U,)``, ``positive_goodness`` ``(U, B)`` and
             ``negative_goodness`` ``(U, B, k)``, all detached and from before the units' steps.
         """
-        x = self._inputs(batch)
+        x, batch = self._inputs(batch)
         others: Tensor | None = None
         losses: list[Tensor] = []
         goodnesses: list[Tensor] = []
@@ -209,27 +207,31 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             self.step_schedules()
         return outputs
 
-    def _inputs(self, batch: PairedBatch) -> Tensor | LabelledImages:
-        """Positive and negative inputs of a batch at once, ``(B + B * k, *)``."""
+    def _inputs(self, batch: Any) -> tuple[Tensor | LabelledImages, PairedBatch]:
+        """Positive and negative inputs of a batch at once, ``(B + B * k, *)``, and the batch.
+
+        A goodness by class needs images and targets alone, of any datamodule.
+        """
+        if self.by_class and isinstance(batch, list | tuple):
+            image, target = image_and_target(batch)
+            return image, PairedBatch(image, image, image, target, None)
         if not isinstance(batch, PairedBatch):
             raise DataError(
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
                 "data:\nwrap your datamodule, trainer.fit(module, PairedDataModule(YourDataModule()))."
             )
-        if self.by_class:
-            return batch.image
         if isinstance(batch, RelabelledBatch) and not self.encoder.shows_label:
             raise ConfigurationError(
                 "wrong labels make the negatives, and no label is shown (NoLabel): use HybridImages, say, as negatives."
             )
         if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
-            return batch.inputs
+            return batch.inputs, batch
         if any(True for _ in self.encoder.parameters()):
             raise ConfigurationError(
                 f"{type(self.encoder).__name__} learns from images under wrong labels: use WrongLabels, ShuffledLabels "
                 "or HardLabels."
             )
-        return torch.cat([batch.positive, batch.negative])
+        return torch.cat([batch.positive, batch.negative]), batch
 
     def _pairs(self, g: Tensor, batch: PairedBatch) -> tuple[Tensor, Tensor | None]:
         """Goodness ``(..., B)`` and ``(..., B, k)`` of positive and negative data, from that of all inputs.
@@ -268,7 +270,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
     # ---------------------------------------------------------------- evaluation
 
     def _evaluation_step(self, batch: PairedBatch, stage: str) -> dict[str, Tensor]:
-        x = self._inputs(batch)
+        x, batch = self._inputs(batch)
         others: Tensor | None = None
         losses, goodnesses = [], []
         for k, h in enumerate(self._activations(x)):

@@ -45,7 +45,7 @@ if trainer.is_global_zero:
 
 @pytest.mark.parametrize(
     ("update", "units", "source"),
-    [("immediate", 1, "wrong"), ("immediate", 4, "wrong"), ("joint", 4, "wrong"), ("immediate", 2, "hard")],
+    [("immediate", 1, "wrong"), ("immediate", 4, "wrong"), ("joint", 1, "wrong"), ("joint", 4, "hard")],
 )
 def test_two_processes_equal_one(update, units, source):
     Path("script.py").write_text(SCRIPT)

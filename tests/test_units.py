@@ -85,7 +85,7 @@ def test_units_of_different_kinds_follow_one_another(units, shapes):
         ([DenseUnit([5]), RecurrentUnit(8)], "unit_1 is recurrent"),
         ([ConvUnit([4], pool=3), ConvUnit([4], pool=3)], "unit_1 cannot take an input"),
         ([ConvUnit([2], goodness=ChannelGoodness())], "unit_0 has 2 channels for the 3 classes"),
-        ([ConvUnit([4], goodness=ChannelGoodness()), DenseUnit([4])], "give all of them one kind"),
+        ([ConvUnit([4], goodness=ChannelGoodness()), DenseUnit([4])], "for all units, or for none"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(units, message):
@@ -199,6 +199,40 @@ def test_a_goodness_by_class_trains_as_a_plain_loop(digits, trainer):
     assert module.label_goodness(image).shape == (2, len(target), 10)
 
 
+def test_a_goodness_by_class_trains_on_any_datamodule(digits, trainer):
+    """Plain batches of images and targets, to the weights that paired ones give."""
+    trained = []
+    for plain in (True, False):
+        torch.manual_seed(0)
+        module = _built([DenseUnit([30], goodness=ChannelGoodness())], (1, 10, 10), classes=10)
+        data = digits(augmentation=None)
+        if plain:
+            data = _Plain(data)
+        run = trainer(max_epochs=2, callbacks=[GoodnessLogger(), GoodnessAccuracy()])
+        run.fit(module, data)
+        trained.append((module.state_dict(), float(run.callback_metrics["val/accuracy"])))
+    assert all(torch.equal(trained[0][0][name], trained[1][0][name]) for name in trained[0][0])
+    assert trained[0][1] == trained[1][1]
+
+
+class _Plain(L.LightningDataModule):
+    """The images and targets of a paired datamodule, in its order."""
+
+    def __init__(self, paired):
+        super().__init__()
+        self.paired = paired
+
+    def setup(self, stage):
+        self.paired.trainer = self.trainer
+        self.paired.setup(stage)
+
+    def train_dataloader(self):
+        return self.paired.train_dataloader()
+
+    def val_dataloader(self):
+        return self.paired.val_dataloader()
+
+
 def test_a_learned_encoding_is_trained_by_the_first_unit_alone(digits, trainer):
     module = IntFFModule([DenseUnit([9]), DenseUnit([9])], encoder=LabelEmbedding(), optimizer=SGD)
     module.units[1].optimizer = functools.partial(torch.optim.SGD, lr=0.0)
@@ -298,7 +332,7 @@ def _steps(module, image, target, source):
         else:
             negative, shown = source(image, target, encoder=module.encoder, model=model, generator=draws)
             batch = PairedBatch(module.encoder(image, target), negative, image, target, shown)
-    x, others = module._inputs(batch), None
+    (x, batch), others = module._inputs(batch), None
     for k, unit in enumerate(module.units):
         h = unit(x)
         loss, g = module.local_loss(k, h, batch, others)
