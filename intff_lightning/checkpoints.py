@@ -83,11 +83,27 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             save_on_exception=True,
         )
+        self._epoch_ends = False
+        self._row: dict[str, float] = {}
+
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        # from an epoch's last batch a run would go on without the validation and the metrics that end the epoch
+        early = bool(trainer.is_last_batch) and not self._epoch_ends
+        return early or super()._should_skip_saving_checkpoint(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save what the epoch ends with; Lightning's own does not where it saves by steps or time."""
+        self._epoch_ends = True
         if not self._should_skip_saving_checkpoint(trainer):
+            metrics = trainer._logger_connector.metrics["log"]  # which loggers are given in a moment: see state_dict
+            row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+            self._row = {**row, "epoch": trainer.current_epoch, "step": trainer.global_step - 1} if row else {}
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._epoch_ends = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the epoch's row of metrics, which a run killed just now would not find in its table."""
+        return {**super().state_dict(), "epoch_row": self._row}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what a Ctrl-C interrupts; after any other exception the weights are not to be trusted."""

@@ -121,10 +121,11 @@ class IntFFCLI(LightningCLI):
         if self.subcommand != "fit":
             return [ResumableCSVLogger(root)]
         path = self._get(self.config_init, "ckpt_path")
-        version, step = resumed_version(path, root), None
+        version, step, row = resumed_version(path, root), None, None
         if version is not None:
-            step = read_checkpoint(path)["global_step"]
-        table = ResumableCSVLogger(root, version, resume_step=step)
+            checkpoint = read_checkpoint(path)
+            step, row = checkpoint["global_step"], checkpoint["callbacks"].get("LastCheckpoint", {}).get("epoch_row")
+        table = ResumableCSVLogger(root, version, resume_step=step, epoch_row=row)
         return [table, TensorBoardLogger(root, version=table.version, purge_step=step)]
 
     def after_fit(self) -> None:

@@ -1,6 +1,7 @@
 """Going on with a run that was stopped: its checkpoint found, its folder and its table of metrics continued."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,16 @@ class ResumableCSVLogger(CSVLogger):
         save_dir: folder of the logs.
         version: number of the run; ``None`` is the next.
         resume_step: ``global_step`` of the checkpoint that is gone on with; later rows are written again.
+        epoch_row: the row that was to follow a checkpoint of an epoch's end, in case it is missing.
     """
 
-    def __init__(self, save_dir: str | Path, version: int | None = None, resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        save_dir: str | Path,
+        version: int | None = None,
+        resume_step: int | None = None,
+        epoch_row: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(save_dir, version=version, flush_logs_every_n_steps=1)
         self._kept: list[dict[str, Any]] = []
         path = Path(self.log_dir) / "metrics.csv"
@@ -86,6 +94,9 @@ class ResumableCSVLogger(CSVLogger):
             rows = csv.DictReader(path.read_text().splitlines())
             earlier = [row for row in rows if row["step"].isdigit() and int(row["step"]) < resume_step]
             self._kept = [{name: value for name, value in row.items() if value} for row in earlier]
+            row = {name: str(value) for name, value in (epoch_row or {}).items()}
+            if row.get("step") == str(resume_step - 1) and row not in self._kept:
+                self._kept.append(row)
 
     @property
     @rank_zero_experiment

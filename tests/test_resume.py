@@ -28,22 +28,39 @@ def _same(a, b):
     return all(torch.equal(first["state_dict"][name], weight) for name, weight in second["state_dict"].items())
 
 
-def test_a_resumed_run_continues_its_folder_its_table_and_its_best_score(capsys):
+KILLS = {
+    # in the middle of an epoch, some steps after a checkpoint
+    "in an epoch": """
+import lightning as L
+class Kill(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 33: os.kill(os.getpid(), signal.SIGKILL)
+""",
+    # when last.ckpt is renamed for the third time, at the end of the first epoch: its row of metrics was to follow
+    "at a checkpoint": """
+import intff_lightning.checkpoints as checkpoints
+from lightning import Callback as Kill
+rename, renamed = os.replace, []
+def replace(source, target):
+    rename(source, target)
+    renamed.extend([target] * str(target).endswith("last.ckpt"))
+    if len(renamed) == 3: os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.os.replace = replace
+""",
+}
+
+
+@pytest.mark.parametrize(("kill", "step"), [("in an epoch", 32), ("at a checkpoint", 9)])
+def test_a_resumed_run_continues_its_folder_its_table_and_its_best_score(kill, step, capsys):
     assert main([*FIT, "--trainer.max_epochs", "6", "--trainer.default_root_dir", "whole"]) == 0
-    kill = (
-        "import os, signal, sys\nimport lightning as L\nfrom intff_lightning.cli import main\n"
-        "class Kill(L.Callback):\n"
-        "    def on_train_batch_end(self, trainer, *_):\n"
-        "        if trainer.global_step == 33: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    Path("kill.py").write_text(kill)
+    start = "from intff_lightning.cli import main\nsys.exit(main(sys.argv[1:]))"
+    Path("kill.py").write_text(f"import os, signal, sys\n{KILLS[kill]}\n{start}")
     options = ["--trainer.max_epochs", "6", "--trainer.callbacks+=__main__.Kill"]
     options += ["--trainer.callbacks+=intff_lightning.checkpoints.LastCheckpoint"]
     options += ["--trainer.callbacks.every_n_train_steps", "4"]
     done = subprocess.run([sys.executable, "kill.py", *FIT, *options], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 32
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     assert len(_rows()) > 0
     capsys.readouterr()
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "6", "--trainer.accelerator", "cpu"]) == 0

@@ -106,9 +106,12 @@ class GoodnessLogger(Callback):
         """Go on in the middle of an epoch."""
         self._train.count, self._train.sums = state_dict["count"], state_dict["sums"]
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start an epoch's sums."""
-        self._train = _Sums()
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start an epoch's sums; of an epoch that follows a checkpoint of the last one's end no start is told."""
+        if batch_idx == 0:
+            self._train = _Sums()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
