@@ -13,6 +13,11 @@ from intff_lightning.units import UnitStack
 __all__ = ["LabelClassifier"]
 
 
+def _check_float(image: Tensor) -> None:
+    if not image.is_floating_point():
+        raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+
+
 class LabelClassifier:
     """Mixin for modules with ``units``, an ``encoder``, the units that ``vote``, and a ``sweep_size``.
 
@@ -57,8 +62,7 @@ class LabelClassifier:
 
     def _label_chunks(self, image: Tensor) -> Iterator[LabelledImages]:
         """Inputs that show every image under a run of labels."""
-        if not image.is_floating_point():
-            raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+        _check_float(image)
         size = image.shape[0]  # len() would fix the batch size of an exported program
         labels = torch.arange(self.encoder.num_classes, device=image.device)
         # an exported program takes batches of any size, and must not choose by it
@@ -77,8 +81,7 @@ class LabelClassifier:
                 "this network was trained without labels: read it by a linear probe (callbacks.LinearProbe, embed)."
             )
         if self.by_class:
-            if not image.is_floating_point():
-                raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+            _check_float(image)
             return self.goodness(image)
         parts = [self.goodness(x).view(len(self.units), -1, image.shape[0]) for x in self._label_chunks(image)]
         return torch.cat(parts, dim=1).transpose(1, 2)

@@ -107,8 +107,6 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
 def top_goodness(h: Tensor, count: int) -> Tensor:
     r"""Mean square of the ``count`` neurons that fire most, so that the others are free to say something else.
 
-    The k-winners form of goodness (Lee, Shin and Kim 2024 use it against dead neurons).
-
     Args:
         h: ``(B, *)`` activations of a unit.
         count: neurons that count, at most those that there are.
@@ -204,7 +202,7 @@ def symba_loss(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor
     Args:
         positive: goodness ``(B,)`` of positive data.
         negative: goodness ``(B, k)`` of negative data.
-        alpha: steepness; the paper's 4.
+        alpha: steepness.
 
     Returns:
         Scalar.

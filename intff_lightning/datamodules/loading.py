@@ -111,6 +111,7 @@ class SeededSampler(DistributedSampler[int]):
     """
 
     def __init__(self, size: int, batch_size: int, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1):
+        # a range stands for the data set, of which the base asks the length alone
         super().__init__(range(size), num_replicas=world_size, rank=rank, shuffle=train, seed=seed)  # type: ignore[arg-type]
         global_batch = batch_size * world_size
         self.used = size if not train else size // global_batch * global_batch or size // world_size * world_size

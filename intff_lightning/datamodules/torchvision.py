@@ -72,7 +72,8 @@ class TorchvisionDataModule(PairedDataModule):
             last = len(target) - self.held_out(len(target))
             index = torch.cat([torch.arange(min(self.train_size, last)), torch.arange(last, len(target))])
             image, target = image[index], target[index]
-        image = nn.functional.pad(image, [self.pad] * 4)
+        if self.pad:
+            image = nn.functional.pad(image, [self.pad] * 4)
         if self.rgb and image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1).contiguous()
         return InMemoryDataset(image, target)

@@ -110,7 +110,7 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
     plan = {name: _chosen(name, arguments.rows) for name in names if name not in ("figure4", "equivalence")}
     if arguments.configs is not None:
         for name, rows in plan.items():
-            configs.write(name, rows, recipes, arguments.configs)
+            configs.write(name, rows, _recipes(name, recipes), arguments.configs)
         return
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         (row, recipe, seed): Run(row, recipe, seed, arguments.quick)
         for name, rows in plan.items()
         for row in rows
-        for recipe in (recipes if name != "ablation" else ["tuned"])  # the author has none
+        for recipe in _recipes(name, recipes)
         for seed in range(1 if name == "figure3" else arguments.seeds)
     }
     results = _train(runs.values(), arguments.data_dir, out / "runs", arguments.jobs)
@@ -132,10 +132,9 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
         title = _TITLES[name]
         if name in plan:
             made = []
-            for row, recipe in itertools.product(plan[name], recipes):
+            for row, recipe in itertools.product(plan[name], _recipes(name, recipes)):
                 found = [results[run.name] for key, run in runs.items() if key[:2] == (row, recipe)]
-                if found:
-                    made.append(tables.summarize(row, recipe, found, command))
+                made.append(tables.summarize(row, recipe, found, command))
             table = _with_earlier(name, made, out)
             text = tables.markdown(title, table, _note(name, arguments.quick))
             console.print(tables.screen(title, table))
@@ -171,6 +170,11 @@ def _chosen(name: str, numbers: list[int] | None) -> list[Row]:
         lines = "\n".join(f"{i}: {_title(row)}" for i, row in enumerate(rows, 1))
         raise ConfigurationError(f"--rows {' '.join(map(str, numbers))}: {name} has the rows\n{lines}")
     return [rows[number - 1] for number in numbers]
+
+
+def _recipes(name: str, recipes: list[str]) -> list[str]:
+    """Those asked for; of the ablation the author has none."""
+    return ["tuned"] if name == "ablation" else recipes
 
 
 def _title(row: Row) -> str:

@@ -16,7 +16,7 @@ __all__ = ["config", "file_name", "write"]
 
 def file_name(row: Row, kind: str) -> str:
     """``table1_intff_784_100-50_30-10_tuned.yaml``: units are apart by ``_``, a unit's layers by ``-``."""
-    units = re.findall(r"\(([\w,]+)\)|(\w+)", row.network[1:-1])
+    units = re.findall(r"\(([\w,]+)\)|(\w+)", row.network.removeprefix("(").removesuffix(")"))
     network = "_".join((unit or layer).replace(",", "-") for unit, layer in units)
     corruption = f"_{row.corruption}_{row.rate:g}" if row.table == "robustness" else ""
     return f"{row.table}_{row.algorithm}_{network}{corruption}_{kind}.yaml"
