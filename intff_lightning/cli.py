@@ -12,7 +12,7 @@ import lightning as L
 import torch.distributed
 import yaml
 from jsonargparse import DefaultHelpFormatter
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -79,15 +79,19 @@ class IntFFCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add the default callbacks, loggers and checkpoint plugin, where the user has not given others."""
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        if config.get("barebones"):  # nothing but the loop
+            return self._instantiate_trainer(config, [])
         root = Path(config.get("default_root_dir") or ".")
-        terminal = sys.stdout.isatty()
+        progress = config.get("enable_progress_bar")
+        progress = sys.stdout.isatty() if progress is None else bool(progress)
+        config["enable_progress_bar"] = progress
         quick = bool(config.get("fast_dev_run"))
         if config.get("logger") in (None, True) and not quick:
             _check_writable(root)
             config["logger"] = self._loggers(root)
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, list) else [given]
-        report = ours.TerminalReport(epoch_lines=not terminal)
+        report = ours.TerminalReport(epoch_lines=not progress)
         defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
         unsupervised = getattr(self.model, "unsupervised", False)
         if unsupervised:  # the probe is all there is to choose the best weights by
@@ -104,8 +108,8 @@ class IntFFCLI(LightningCLI):
             ):
                 monitor = "val/probe_accuracy" if unsupervised else "val/accuracy"
                 defaults += [BestCheckpoint(monitor), LastCheckpoint()]
-        if config.get("enable_progress_bar") is None:
-            config["enable_progress_bar"] = terminal
+        if progress and not any(isinstance(callback, ProgressBar) for callback in given):
+            defaults.append(ours.UnitProgress())
         if config.get("enable_model_summary") is None:  # ours says more of the units
             config["enable_model_summary"] = False
         kinds = {type(callback) for callback in given}
@@ -134,7 +138,7 @@ class IntFFCLI(LightningCLI):
         config = self.config["fit"]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if trainer.checkpoint_callback else ""
         paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]
-        if config["test_after_fit"] and not trainer.fast_dev_run:
+        if config["test_after_fit"] and not trainer.fast_dev_run and not trainer.barebones:
             if not best or not Path(best).is_file():
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)

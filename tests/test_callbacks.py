@@ -232,17 +232,6 @@ def test_the_table_and_the_epoch_line(digits, trainer, capsys):
     assert "val/accuracy" in line
 
 
-def test_figures_are_drawn(digits, trainer):
-    run = trainer(
-        max_epochs=2, logger=CSVLogger("."), callbacks=[GoodnessLogger(), GoodnessAccuracy(), TrainingFigures()]
-    )
-    module = _module()
-    run.fit(module, digits())
-    run.test(module, digits(), verbose=False)
-    drawn = sorted(path.name for path in (Path(run.log_dir) / "figures").iterdir())
-    assert drawn == ["accuracy.png", "confusion_matrix.png", "goodness.png", "local_loss.png"]
-
-
 def test_the_best_weights_without_labels_are_those_of_a_probe(digits, trainer):
     """A probe every second epoch: its figure is of the weights that it read, and the best file is one of those."""
     probe, best = LinearProbe(every_n_epochs=2, epochs=2), BestCheckpoint("val/probe_accuracy")

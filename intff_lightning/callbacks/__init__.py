@@ -5,6 +5,7 @@ from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
 from intff_lightning.callbacks.predictions import PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
+from intff_lightning.callbacks.progress import UnitProgress
 from intff_lightning.callbacks.terminal import TerminalReport
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "PredictionWriter",
     "TerminalReport",
     "TrainingFigures",
+    "UnitProgress",
 ]

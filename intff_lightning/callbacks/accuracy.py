@@ -30,6 +30,26 @@ class GoodnessAccuracy(Callback):
     def __init__(self) -> None:
         self.confusion: dict[str, Tensor] = {}
         self._counts: Tensor | None = None  # (1 + U, C, C): the vote, then each unit
+        self._last: tuple[Any, Tensor | None] = (None, None)
+
+    def scores(self, module: L.LightningModule, batch: Any) -> Tensor | None:
+        """Goodness of every label, ``(1 + U, B, C)``: the vote, then each unit; of the last batch it is kept.
+
+        ``None`` for a network that was trained without labels: it knows of no classes.
+        """
+        if self._last[0] is batch:
+            return self._last[1]
+        network: Any = module
+        scores = None
+        if hasattr(network, "label_goodness"):
+            if not getattr(network, "unsupervised", False):
+                units: Tensor = network.label_goodness(image_and_target(batch)[0])  # (U, B, C)
+                vote = units[list(getattr(network, "vote", range(len(units))))].sum(0, keepdim=True)
+                scores = torch.cat([vote, units])
+        else:
+            scores = network(image_and_target(batch)[0]).unsqueeze(0)
+        self._last = (batch, scores)
+        return scores
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -45,16 +65,10 @@ class GoodnessAccuracy(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Classify a batch."""
-        image, target = image_and_target(batch)
-        network: Any = pl_module
-        if getattr(network, "unsupervised", False):
-            return  # it knows of no classes
-        if hasattr(network, "label_goodness"):
-            units: Tensor = network.label_goodness(image)  # (U, B, C)
-            vote = units[list(getattr(network, "vote", range(len(units))))].sum(0, keepdim=True)
-            scores = torch.cat([vote, units])
-        else:
-            scores = network(image).unsqueeze(0)
+        scores = self.scores(pl_module, batch)
+        if scores is None:
+            return
+        target = image_and_target(batch)[1]
         counts = torch.stack(
             [
                 multiclass_confusion_matrix(guess, target, scores.shape[2], validate_args=False)
@@ -75,6 +89,7 @@ class GoodnessAccuracy(Callback):
         self._log(trainer, pl_module, "test")
 
     def _log(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self._last = (None, None)
         if self._counts is None:
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")

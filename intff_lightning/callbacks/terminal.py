@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-__all__ = ["TerminalReport", "result_table", "unit_table"]
+__all__ = ["TerminalReport", "epoch_text", "result_rows", "result_table", "unit_rows", "unit_table"]
 
 
 class TerminalReport(Callback):
@@ -33,23 +33,14 @@ class TerminalReport(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._begun = time.perf_counter()
+        self._begun, self._validated = time.perf_counter(), False
 
     on_train_start = on_train_epoch_start  # of an epoch resumed in its middle no start is told
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
-        if not self.epoch_lines or not trainer.is_global_zero:
-            return
-        total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        parts = [f"epoch {trainer.current_epoch + 1}{total}"]
-        metrics = trainer.callback_metrics
-        if "train/loss" in metrics:
-            parts.append(f"loss {metrics['train/loss']:.4f}")
-        for name in ("val/accuracy", "val/probe_accuracy"):
-            if name in metrics:
-                parts.append(f"{name} {100 * metrics[name]:.2f} %")
-        print("  ".join([*parts, f"{time.perf_counter() - self._begun:.1f} s"]), flush=True)
+        if self.epoch_lines and trainer.is_global_zero:
+            print(epoch_text(trainer, time.perf_counter() - self._begun, self._validated), flush=True)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the test's table."""
@@ -57,6 +48,7 @@ class TerminalReport(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the validation's table, unless it is part of a fit."""
+        self._validated = True
         if trainer.state.fn != "fit":
             self._print(trainer, pl_module, "val")
 
@@ -66,35 +58,81 @@ class TerminalReport(Callback):
             (self.console or Console()).print(table)
 
 
+def epoch_text(trainer: L.Trainer, seconds: float, validated: bool = True, last: bool = False) -> str:
+    """One line on an epoch.
+
+    Args:
+        trainer: whose metrics are shown.
+        seconds: it took.
+        validated: whether the validation's metrics are of this epoch: Lightning keeps those of earlier ones.
+        last: the training is over, and its counter stands at the next epoch.
+    """
+    total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+    parts = [f"epoch {trainer.current_epoch + (not last)}{total}"]
+    metrics = trainer.callback_metrics
+    if "train/loss" in metrics:
+        parts.append(f"loss {metrics['train/loss']:.4f}")
+    for name in ("val/accuracy", "val/probe_accuracy"):
+        if validated and name in metrics:
+            parts.append(f"{name} {100 * metrics[name]:.2f} %")
+    return "  ".join([*parts, f"{seconds:.1f} s"])
+
+
 def unit_table(module: Any, optimizers: Sequence[Optimizer]) -> Table:
-    """Build the table of a network's units: their layers, parameters and optimizers.
+    """Build the table of a network's units: their layers, shapes, parameters and optimizers.
 
     Args:
         module: with ``units``, or with one ``body``.
         optimizers: one per unit.
     """
-    units = {f"unit_{k}": unit for k, unit in enumerate(getattr(module, "units", []))} or {"body": module.body}
-    table = Table(title="Hidden units" if "unit_0" in units else "Network", title_justify="left")
-    for name in ("", "layers", "parameters", "optimizer", "learning rate"):
-        table.add_column(name, justify="right" if name in ("parameters", "learning rate") else "left")
-    for (name, unit), optimizer in zip(units.items(), optimizers, strict=True):
-        count = sum(parameter.numel() for parameter in unit.parameters())
+    head, *lines, whole = unit_rows(module)
+    table = Table(title="Hidden units" if hasattr(module, "units") else "Network", title_justify="left")
+    for name in (*head, "optimizer"):
+        table.add_column(name, justify="right" if name in ("output", "parameters") else "left")
+    for line, optimizer in zip(lines, optimizers, strict=True):
         rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
-        table.add_row(name, unit.describe(), f"{count:,}", type(optimizer).__name__, f"{rate:g}")
+        table.add_row(*line, f"{type(optimizer).__name__} {rate:g}")
     table.add_section()
-    total = sum(parameter.numel() for parameter in module.parameters())
-    table.add_row("network", "", f"{total:,}", "", "")
+    table.add_row(*whole, "")
     return table
 
 
-def result_table(metrics: Mapping[str, Any], stage: str, vote: list[int]) -> Table:
+def unit_rows(module: Any) -> list[list[str]]:
+    """Lines of the table of a network's parts: the head, the units (or the body), the whole."""
+    parts = {f"unit_{k}": unit for k, unit in enumerate(getattr(module, "units", []))} or {"body": module.body}
+    lines = [["", "layers", "output", "parameters"]]
+    for name, unit in parts.items():
+        lines.append([name, unit.describe(), "x".join(map(str, unit.output_shape)), f"{_count(unit):,}"])
+    return [*lines, ["network", "", "", f"{_count(module):,}"]]
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def result_table(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()) -> Table:
     """Build the table of one stage from the metrics that the callbacks logged.
 
     Args:
-        metrics: ``trainer.callback_metrics``, or a row of ``metrics.csv``.
+        metrics: ``trainer.callback_metrics``, or the last values in ``metrics.csv``.
         stage: ``val`` or ``test``.
         vote: units that vote, marked where not all of them do.
     """
+    head, *lines = result_rows(metrics, stage, vote)
+    table = Table(title={"val": "Validation", "test": "Test"}[stage])
+    for title in head:
+        table.add_column(title, justify="right" if title else "left")
+    units = [line for line in lines if line[0].startswith("unit_")]
+    for line in units:
+        table.add_row(*line)
+    table.add_section()
+    for line in lines[len(units) :]:
+        table.add_row(*line, style="bold" if line[0] == "network" else None)
+    return table
+
+
+def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()) -> list[list[str]]:
+    """Lines of :func:`result_table`, its head first: the units', the network's, the probe's."""
     columns = {
         "positive\ngoodness": "goodness/positive",
         "negative\ngoodness": "goodness/negative",
@@ -106,25 +144,19 @@ def result_table(metrics: Mapping[str, Any], stage: str, vote: list[int]) -> Tab
     columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy") or name in seen}
     if "loss" not in seen:
         columns = {"loss" if name == "loss" else title: name for title, name in columns.items()}
-    table = Table(title={"val": "Validation", "test": "Test"}[stage])
-    table.add_column("")
-    for title in columns:
-        table.add_column(title, justify="right")
+    lines = [["", *columns]]
     units = 0
     while any(f"{stage}/{name}/unit_{units}" in metrics for name in columns.values()):
+        cells = [_number(metrics, f"{stage}/{name}/unit_{units}", name) for name in columns.values()]
+        silent = bool(vote) and units not in vote
+        lines.append([f"unit_{units}{' (no vote)' if silent else ''}", *cells])
         units += 1
-    for k in range(units):
-        cells = [_number(metrics, f"{stage}/{name}/unit_{k}", name) for name in columns.values()]
-        silent = bool(vote) and k not in vote
-        table.add_row(f"unit_{k}{' (no vote)' if silent else ''}", *cells)
-    table.add_section()
     empty = [""] * (len(columns) - 2)
     loss = _number(metrics, f"{stage}/loss", "loss")
-    table.add_row("network", *empty, loss, _number(metrics, f"{stage}/accuracy", "accuracy"), style="bold")
+    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/accuracy", "accuracy")])
     if f"{stage}/probe_accuracy" in metrics:
-        probe = _number(metrics, f"{stage}/probe_accuracy", "accuracy")
-        table.add_row("linear probe", *empty, "", probe)
-    return table
+        lines.append(["linear probe", *empty, "", _number(metrics, f"{stage}/probe_accuracy", "accuracy")])
+    return lines
 
 
 def _number(metrics: Mapping[str, Any], key: str, kind: str) -> str:

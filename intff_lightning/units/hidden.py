@@ -29,6 +29,9 @@ class HiddenUnit(Recorded, nn.Module):
         gradient_clip_val: of this unit, in place of the module's.
     """
 
+    output_shape: tuple[int, ...] = ()
+    """Of one sample, once the body is built."""
+
     def __init__(
         self,
         body: nn.Module,
@@ -80,7 +83,8 @@ class HiddenUnit(Recorded, nn.Module):
         expected = (2, self.goodness.num_classes) if getattr(self.goodness, "by_class", False) else (2,)
         if tuple(goodness.shape) != expected:
             raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; {expected} is needed.")
-        return tuple(output.shape[1:])
+        self.output_shape = tuple(output.shape[1:])
+        return self.output_shape
 
     def forward(self, x: Tensor | LabelledImages) -> Tensor:
         """Activations ``(B, *)`` of the output neurons.

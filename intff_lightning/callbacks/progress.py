@@ -1,0 +1,174 @@
+"""UnitProgress: a progress bar that shows every unit."""
+
+import math
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from intff_lightning.callbacks.terminal import epoch_text, result_table
+
+__all__ = ["UnitProgress"]
+
+
+class UnitProgress(ProgressBar):
+    """Batches, loss, accuracy and the time that is left, and below them the last validation's table of the units.
+
+    What moves disappears when it is done: of a training the last line stays.
+
+    Args:
+        console: of rich; ``None`` is standard output.
+        refresh_per_second: how often the terminal is drawn.
+    """
+
+    def __init__(self, console: Console | None = None, refresh_per_second: float = 4.0) -> None:
+        super().__init__()
+        self.console, self.refresh_per_second = console, refresh_per_second
+        self._enabled = True
+        self._live: Live | None = None
+        self._table: Table | None = None
+        self._begun, self._first = 0.0, 0
+
+    def disable(self) -> None:
+        """Show nothing: Lightning's word to all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Undo :meth:`disable`."""
+        self._enabled = True
+
+    # ---------------------------------------------------------------- training
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._table, self._begun, self._first = None, time.perf_counter(), self._done(trainer)
+        self._start("training", self.total_train_batches)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Start an epoch's bar."""
+        if self._live is None:
+            return
+        total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        self._bar.reset(self._task, total=_finite(self.total_train_batches))
+        self._bar.update(
+            self._task, description=f"epoch {trainer.current_epoch + 1}{total}", facts=self._facts(trainer)
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move on."""
+        if self._live is not None:
+            self._bar.update(self._task, completed=batch_idx + 1)
+            if batch_idx % 10 == 0:  # a look at the metrics costs more than the bar
+                self._bar.update(self._task, facts=self._facts(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the last epoch's line."""
+        if self._live is not None:
+            self._stop()
+            text = epoch_text(trainer, time.perf_counter() - self._begun, last=True)
+            (self.console or Console()).print(text, highlight=False)
+
+    def _facts(self, trainer: L.Trainer) -> str:
+        metrics = trainer.callback_metrics
+        parts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
+        parts += [f"{n} {100 * metrics[n]:.2f} %" for n in ("val/accuracy", "val/probe_accuracy") if n in metrics]
+        return "  ".join([*parts, self._left(trainer)])
+
+    def _done(self, trainer: L.Trainer) -> int:
+        batches = self.total_train_batches
+        return trainer.current_epoch * int(batches) + trainer.fit_loop.batch_idx if math.isfinite(batches) else 0
+
+    def _left(self, trainer: L.Trainer) -> str:
+        """Time until the last epoch ends, at the pace so far."""
+        done, epochs, batches = self._done(trainer), trainer.max_epochs or -1, self.total_train_batches
+        if epochs < 0 or not math.isfinite(batches) or done <= self._first:
+            return ""
+        pace = (time.perf_counter() - self._begun) / (done - self._first)
+        seconds = round(pace * max(0, epochs * int(batches) - done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+
+    # ---------------------------------------------------------------- evaluation and prediction
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start a bar, outside of training."""
+        if trainer.state.fn == "validate":
+            self._start("validation", sum(trainer.num_val_batches))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Move on."""
+        if trainer.state.fn == "validate":
+            self._advance()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the units."""
+        if trainer.state.fn == "validate":
+            self._stop()
+        elif self._live is not None and not trainer.sanity_checking:
+            self._table = result_table(trainer.callback_metrics, "val", getattr(pl_module, "vote", []))
+            self._live.update(Group(self._bar, self._table))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start a bar."""
+        self._start("test", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Move on."""
+        self._advance()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove it."""
+        self._stop()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start a bar."""
+        self._start("prediction", sum(trainer.num_predict_batches))
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Move on."""
+        self._advance()
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove it."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    # ---------------------------------------------------------------- the terminal
+
+    def _start(self, name: str, total: int | float) -> None:
+        self._stop()
+        if not self._enabled:
+            return
+        console = self.console or Console()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20 if console.width < 120 else 40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task(name, total=_finite(total), facts="")
+        self._live = Live(self._bar, console=console, refresh_per_second=self.refresh_per_second, transient=True)
+        self._live.start()
+
+    def _advance(self) -> None:
+        if self._live is not None:
+            self._bar.advance(self._task)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _finite(total: int | float) -> float | None:
+    return total if math.isfinite(total) else None

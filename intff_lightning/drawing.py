@@ -1,0 +1,337 @@
+"""Pictures of a run, from plain values: each function returns a matplotlib figure.
+
+Read in grey and by colour-blind people: lines differ in dash, areas in hatching, and every scale is a single hue.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure  # not pyplot: no global state, no window
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+__all__ = [
+    "accuracy_by_unit",
+    "confusion_matrix",
+    "curves",
+    "goodness_histograms",
+    "input_pairs",
+    "receptive_fields",
+    "save",
+    "training_curves",
+    "wrong_predictions",
+]
+
+_DASHES = ("-", "--", ":", "-.")
+_POSITIVE, _NEGATIVE = "#0072b2", "#e69f00"
+
+Points = Sequence[tuple[float, float]]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's name ends in; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")  # whoever looks meanwhile sees a whole picture
+    figure.savefig(partial, dpi=150, format=path.suffix[1:])
+    partial.replace(path)
+
+
+def training_curves(history: Mapping[str, Points]) -> dict[str, Figure]:
+    """Figures of a training by name: local loss (the paper's Figure 3) or loss, goodness, and accuracy over epochs.
+
+    Args:
+        history: points ``(epoch, value)`` by the name of the metric.
+    """
+
+    def units(prefix: str, scale: float = 1) -> dict[int, Points]:
+        return {
+            int(name.removeprefix(prefix)): [(epoch, scale * value) for epoch, value in points]
+            for name, points in history.items()
+            if name.startswith(prefix)
+        }
+
+    def whole(**names: str) -> dict[str, Points]:
+        return {text: history[name] for text, name in names.items() if name in history}
+
+    figures = {}
+    local = units("train/loss/unit_")
+    if local:
+        figures["local_loss"] = curves("Local loss of each unit", "local loss", {"": local})
+    elif losses := whole(training="train/loss", validation="val/loss"):
+        figures["loss"] = curves("Loss", "loss", {}, losses)
+    kinds = {kind: units(f"goodness/{kind}/unit_") for kind in ("positive", "negative")}
+    if any(kinds.values()):
+        kinds = {kind: lines for kind, lines in kinds.items() if lines}
+        figures["goodness"] = curves("Goodness of training data", "goodness", kinds)
+    votes = {
+        text: [(epoch, 100 * value) for epoch, value in points]
+        for text, points in whole(**{"vote": "val/accuracy", "linear probe": "val/probe_accuracy"}).items()
+    }
+    if votes:
+        alone = {"": units("val/accuracy/unit_", 100)}
+        figures["accuracy"] = curves("Validation accuracy", "accuracy (%)", alone, votes)
+    return figures
+
+
+def curves(
+    title: str, label: str, units: Mapping[str, Mapping[int, Points]], whole: Mapping[str, Points] | None = None
+) -> Figure:
+    """Draw values over epochs, a line for each unit.
+
+    Args:
+        title: of the figure.
+        label: of the values.
+        units: points ``(epoch, value)`` by kind (``positive``, ``negative``; ``""`` for the only one) and by unit.
+        whole: lines of the network, by name.
+    """
+    count = 1 + max((k for lines in units.values() for k in lines), default=0)
+    columns = 1 + (count + len(units) + len(whole or {}) - 1) // 16
+    figure = Figure(figsize=(6.2 + 0.9 * columns, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for dash, (kind, lines) in zip(_DASHES, units.items(), strict=False):
+        only = len(units) == 1  # then dashes are free to tell the units apart
+        for k, points in sorted(lines.items()):
+            style = {"color": colormaps["viridis"](0.85 * k / max(1, count - 1))}
+            # with several kinds the colour tells the unit and the dash the kind, each named once
+            name = f"unit {k}" if only or dash == _DASHES[0] else None
+            _line(axes, points, name, linestyle=_DASHES[k % 4] if only else dash, **style)
+        if not only:
+            axes.plot([], [], color="black", linestyle=dash, label=kind)
+    for dash, (name, points) in zip(_DASHES, (whole or {}).items(), strict=False):
+        _line(axes, points, name, color="black", linewidth=2, linestyle=dash)
+    axes.legend(fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title=title, xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, alpha=0.3)
+    return figure
+
+
+def _line(axes: Any, points: Points, label: str | None, **style: Any) -> None:
+    epochs, values = zip(*points, strict=True)
+    axes.plot(epochs, values, label=label, marker="o" if len(points) == 1 else None, **style)
+
+
+def goodness_histograms(
+    title: str, positive: Tensor, negative: Tensor, thresholds: Sequence[float | None] = ()
+) -> Figure:
+    """Draw, for each unit, how goodness is spread over positive and over negative data.
+
+    Args:
+        title: of the figure.
+        positive: ``(U, N)``.
+        negative: ``(U, M)``; M may be 0.
+        thresholds: of each unit's loss, drawn as a line; ``None`` where it has none.
+    """
+    count = len(positive)
+    columns = min(5, max(2, math.ceil(math.sqrt(count)))) if count > 1 else 1
+    lines = -(-count // columns)
+    figure = Figure(figsize=(1 + 2.6 * columns, 1 + 2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for k, axes in enumerate(panels):
+        if k >= count:
+            axes.set_axis_off()
+            continue
+        both = torch.cat([positive[k], negative[k]]).float()
+        # a few samples far out would press all others into one bin
+        top = max(float(both.quantile(0.995)), 1.2 * (_threshold(thresholds, k) or 0.0), 1e-6)
+        edges = torch.linspace(min(0.0, float(both.min())), top, 41).tolist()
+        for values, color, hatch, name in (
+            (negative[k], _NEGATIVE, "////", "negative"),
+            (positive[k], _POSITIVE, "", "positive"),
+        ):
+            if len(values):
+                weights = [100 / len(values)] * len(values)
+                style = {
+                    "facecolor": (*_rgb(color), 0.45),
+                    "edgecolor": color,
+                    "hatch": hatch,
+                    "histtype": "stepfilled",
+                }
+                axes.hist(values.clamp(max=top).tolist(), edges, weights=weights, label=name, **style)
+        if (at := _threshold(thresholds, k)) is not None:
+            axes.axvline(at, color="black", linestyle="--", linewidth=1, label="threshold")
+        axes.set_title(f"unit {k}", fontsize=9)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel("goodness (the last bin holds what lies beyond)", fontsize=9)
+    figure.supylabel("samples (%)", fontsize=9)
+    figure.suptitle(title)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _threshold(thresholds: Sequence[float | None], k: int) -> float | None:
+    return thresholds[k] if k < len(thresholds) else None
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]  # three of them
+
+
+def accuracy_by_unit(title: str, units: Sequence[float], vote: float, voting: Sequence[int] = ()) -> Figure:
+    """Draw the accuracy of each unit alone, and of the vote.
+
+    Args:
+        title: of the figure.
+        units: percent.
+        vote: percent.
+        voting: units that vote; empty for all. Bars of the others are hatched.
+    """
+    figure = Figure(figsize=(max(4.0, 1.6 + 0.5 * (1 + len(units))), 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    heights = [*units, vote]
+    colors = ["0.6" if not voting or k in voting else "white" for k in range(len(units))] + ["0.15"]
+    bars = axes.bar(range(len(heights)), heights, color=colors, edgecolor="black", width=0.75)
+    for k, bar in enumerate(bars[:-1]):
+        if voting and k not in voting:
+            bar.set_hatch("//")
+    low = min(heights)
+    bottom = 0 if low < 50 else math.floor(low - max(0.5, 0.6 * (max(heights) - low)))
+    for k, height in enumerate(heights):
+        axes.text(k, height, f"{height:.1f}", ha="center", va="bottom", fontsize=7 if len(units) > 10 else 8)
+    axes.set_xticks(range(len(heights)), [*(str(k) for k in range(len(units))), "vote"])
+    silent = bool(voting) and len(set(voting)) < len(units)
+    below = "unit alone (hatched: does not vote)" if silent else "unit alone"
+    axes.set(
+        title=title, xlabel=below, ylabel="accuracy (%)", ylim=(bottom, max(heights) + 0.08 * (max(heights) - bottom))
+    )
+    axes.grid(True, axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def confusion_matrix(title: str, counts: Tensor) -> Figure:
+    """Draw how often each class is taken for each: ``counts`` ``(C, C)``, rows are true classes."""
+    figure = Figure(figsize=(5.4, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    classes = len(counts)
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(share.numpy(), cmap="Greys", vmin=0, vmax=1)
+    if classes <= 20:
+        for row, column in counts.nonzero().tolist():
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=7)
+        axes.set_xticks(range(classes))
+        axes.set_yticks(range(classes))
+    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    return figure
+
+
+def receptive_fields(title: str, weights: Tensor, columns: int = 16) -> Figure:
+    """Draw the weights of neurons as images, each on its own scale: grey is zero, white is positive.
+
+    Args:
+        title: of the figure.
+        weights: ``(N, C, H, W)``; three channels are shown as colours, of any other number the mean.
+        columns: neurons in a line.
+    """
+    weights = weights.detach().float().cpu()
+    size = weights.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    return _sheet(title, 0.5 + 0.5 * weights / size, columns)
+
+
+def input_pairs(title: str, lines: Mapping[str, Tensor], channels: int | None = None) -> Figure:
+    """Draw what the network is shown: a line of samples for each kind of input, column by column the same sample.
+
+    Args:
+        title: of the figure.
+        lines: samples ``(N, *)`` by name, ``(N, C, H, W)`` as images, others as matrices.
+        channels: of the images; further ones, such as label planes, are shown as a strip below.
+    """
+    count = min(len(line) for line in lines.values())
+    figure = Figure(figsize=(1.5 + 0.9 * count, 0.6 + 1.05 * len(lines)), layout="constrained")
+    panels = figure.subplots(len(lines), 1, squeeze=False).flatten()
+    for axes, (name, line) in zip(panels, lines.items(), strict=True):
+        axes.imshow(_montage(_as_images(line[:count], channels), count, 2, 0.5).numpy(), cmap="gray", vmin=0, vmax=1)
+        axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(title)
+    return figure
+
+
+def wrong_predictions(
+    title: str, image: Tensor, target: Tensor, scores: Tensor, what: str = "goodness", columns: int = 8
+) -> Figure:
+    """Draw misclassified images, and under each the score of every label as a bar.
+
+    Args:
+        title: of the figure.
+        image: ``(N, C, H, W)``, or any ``(N, *)``.
+        target: ``(N,)`` true classes.
+        scores: ``(N, C)`` of every label.
+        what: the scores are.
+        columns: images in a line.
+    """
+    pictures = _as_images(image)
+    count, (height, width) = len(pictures), pictures.shape[1:3]
+    lines, columns = max(1, -(-count // columns)), min(columns, max(1, count))
+    cell, chart = (1.25 * width, 2.1 * height), 0.5 * height  # room for a title, an image and its bars
+    figure = Figure(figsize=(1.3 * columns, 0.8 + 1.3 * 1.7 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    classes = scores.shape[1] if count else 1
+    for i in range(count):
+        left, top = (i % columns) * cell[0], (i // columns) * cell[1]
+        axes.imshow(
+            pictures[i].numpy(), cmap="gray", vmin=0, vmax=1, extent=(left, left + width, top + height, top), zorder=1
+        )
+        guess = int(scores[i].argmax())
+        axes.text(
+            left + width / 2, top - 0.05 * height, f"{int(target[i])} as {guess}", ha="center", va="bottom", fontsize=8
+        )
+        bars = scores[i] - scores[i].min().clamp(max=0)
+        bars = chart * bars / bars.max().clamp(min=1e-12)
+        floor = top + height + 0.1 * height + chart
+        color = ["black" if c == guess else "white" if c == int(target[i]) else "0.7" for c in range(classes)]
+        places = [left + (c + 0.5) * width / classes for c in range(classes)]
+        axes.bar(places, (-bars).tolist(), 0.8 * width / classes, floor, color=color, edgecolor="black", linewidth=0.4)
+    axes.set(xlim=(-0.1 * width, columns * cell[0]), ylim=(lines * cell[1], -0.4 * height), aspect="equal")
+    axes.set_axis_off()
+    legend = f"bars: {what} of the labels 0 to {classes - 1}; white: the true one; black: the predicted one"
+    figure.suptitle(f"{title}\n{legend}" if count else title, fontsize=10)
+    return figure
+
+
+def _as_images(samples: Tensor, channels: int | None = None) -> Tensor:
+    """Samples ``(N, *)`` as pictures ``(N, H, W, 1 or 3)``, values as they are.
+
+    Channels after the first ``channels`` (planes of a label) become a strip below the picture, a field for each.
+    """
+    samples = samples.detach().float().cpu()
+    if samples.ndim != 4:
+        return samples.view(len(samples), -1, samples.shape[-1], 1)
+    picture, planes = samples.tensor_split([channels or samples.shape[1]], dim=1)
+    if picture.shape[1] != 3:
+        picture = picture.mean(1, keepdim=True)
+    if planes.shape[1]:
+        fields = planes.mean((2, 3)).unsqueeze(1)  # (N, 1, planes)
+        strip = torch.nn.functional.interpolate(fields, size=samples.shape[3], mode="nearest").unsqueeze(2)
+        picture = torch.cat([picture, strip.expand(-1, picture.shape[1], max(1, samples.shape[2] // 8), -1)], dim=2)
+    return picture.permute(0, 2, 3, 1)
+
+
+def _montage(pictures: Tensor, columns: int, gap: int, ground: float) -> Tensor:
+    """Pictures ``(N, H, W, c)`` side by side on a ground of that brightness."""
+    count, height, width, channels = pictures.shape
+    lines = -(-count // columns)
+    sheet = pictures.new_full((lines * (height + gap) - gap, columns * (width + gap) - gap, channels), ground)
+    for i, picture in enumerate(pictures.clamp(0, 1)):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _sheet(title: str, images: Tensor, columns: int) -> Figure:
+    count = len(images)
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(max(6.0, 0.55 * columns + 0.4), 0.6 + 0.55 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(_montage(_as_images(images), columns, 1, 1.0).numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+    return figure
