@@ -1,4 +1,7 @@
-"""Test accuracy of a config over seeds, by goodness-argmax, and the time that training took."""
+"""Test accuracy of a config over seeds, by goodness-argmax, and the time that training took.
+
+Of a network that is trained without labels, the accuracy is the linear probe's.
+"""
 
 import argparse
 import csv
@@ -49,10 +52,11 @@ def main(arguments: argparse.Namespace) -> None:
         metrics, lines = fit(arguments.config, seed, folder, arguments.data_dir)
         epochs = [at for at, line in lines if line.startswith("epoch ")]
         training = [float(line.split()[-2]) for _, line in lines if line.startswith("epoch ")]
+        tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
         rows.append(
             {
                 "seed": seed,
-                "test accuracy %": 100 * metrics["test/accuracy"],
+                "test accuracy %": 100 * metrics[tested],
                 "units alone %": " / ".join(
                     f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
                 ),

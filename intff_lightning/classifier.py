@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.functional import rms_normalize
 from intff_lightning.labels import LabelEncoder, LabelledImages
 from intff_lightning.units import UnitStack
 
@@ -90,13 +91,17 @@ class LabelClassifier:
         """Scores ``(B, C)`` of images ``(B, *)``: the voting units' goodness, summed; the class is its argmax."""
         return self.label_goodness(image)[self.vote].sum(0)
 
-    def embed(self, image: Tensor, label: Literal["all", "neutral"] = "all", hidden: bool = False) -> Tensor:
+    def embed(
+        self, image: Tensor, label: Literal["all", "neutral"] = "all", hidden: bool = False, normalize: bool = False
+    ) -> Tensor:
         """Features for a linear probe: the units' outputs, flattened and concatenated.
 
         Args:
             image: ``(B, *)``.
             label: ``all`` shows every label in turn and keeps all outputs; ``neutral`` shows none.
             hidden: take the activations of every layer, not only of the output neurons.
+            normalize: divide each unit's (with ``hidden``, each layer's) activations by their root mean square, as
+                Hinton (2022) does for unsupervised training; goodness is gone then.
 
         Returns:
             ``(B, features)``, times C for ``label="all"`` where labels are shown.
@@ -111,7 +116,7 @@ class LabelClassifier:
             outputs: list[Tensor] = []
             for unit in self.units:
                 layers = unit.layers(x) if hidden else [unit(x)]
-                outputs += [layer.flatten(1) for layer in layers]
+                outputs += [rms_normalize(h) if normalize else h for h in (layer.flatten(1) for layer in layers)]
                 x = layers[-1]
             features = torch.cat(outputs, dim=1)
             parts.append(features.view(-1, image.shape[0], features.shape[1]))  # (labels, B, features)

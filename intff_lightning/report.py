@@ -176,7 +176,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: bottom; }
 th:first-child, td:first-child, table.units td:nth-child(2), table.units th:nth-child(2) { text-align: left; }
 th { border-bottom: 2px solid #555; } tr.whole td { font-weight: 600; border-top: 2px solid #555; }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem;
+  grid-auto-flow: dense; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .75rem; }
 figure img { max-width: 100%; height: auto; display: block; margin: auto; }
 figcaption { color: #555; font-size: .9rem; margin-top: .5rem; } figcaption b { color: #1a1a1a; }
@@ -205,8 +206,9 @@ def _page(
     ]
     if note:
         parts.append(f'<p class="note">{html.escape(note)}</p>')
-    for stage, title in (("test", "Test"), ("val", "Validation")):
-        if stage == split or (f"{stage}/loss" in metrics and not note):
+    stages = {"test": "Test", "val": "Validation" if split == "val" and not note else "Validation of the last epoch"}
+    for stage, title in stages.items():
+        if f"{stage}/loss" in metrics:
             parts += [f"<h2>{title}</h2>", _table(result_rows(metrics, stage, vote))]
     if units:
         parts += ["<h2>Network</h2>", _table(units, "units")]

@@ -185,6 +185,10 @@ def test_embed_by_hand(network):
         torch.testing.assert_close(module.embed(image, label="neutral", hidden=hidden), neutral)
         every = [outputs(module.encoder(image, torch.full((5,), label)), hidden) for label in range(3)]
         torch.testing.assert_close(module.embed(image, hidden=hidden), torch.cat(every, dim=1))
+    parts = outputs(module.encoder(image, None), True).split([7, 6, 5], dim=1)
+    units = [part / (part.square().mean(1, keepdim=True) + 1e-8).sqrt() for part in parts]
+    normalized = module.embed(image, label="neutral", hidden=True, normalize=True)
+    torch.testing.assert_close(normalized, torch.cat(units, dim=1))
 
 
 def test_any_body_is_a_unit(batches, trainer):

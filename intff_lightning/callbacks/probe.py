@@ -57,6 +57,7 @@ class LinearProbe(Callback):
         every_n_epochs: fit it before the validation of every n-th epoch; ``None``: not while the network trains.
         label: labels shown while features are taken, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
         hidden: take every layer's activations, not only the units' outputs.
+        normalize: divide each unit's activations by their root mean square; for networks trained without labels.
         epochs: passes over the training data in one fit.
         learning_rate: of Adam at the start of a fit; it falls to zero along a cosine.
         weight_decay: decoupled, of the weights.
@@ -68,6 +69,7 @@ class LinearProbe(Callback):
         every_n_epochs: int | None = None,
         label: Literal["all", "neutral"] = "all",
         hidden: bool = False,
+        normalize: bool = False,
         epochs: int = 10,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
@@ -75,7 +77,7 @@ class LinearProbe(Callback):
     ) -> None:
         if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
             raise ConfigurationError(f"LinearProbe: epochs={epochs} and every_n_epochs={every_n_epochs} start at 1.")
-        self.every_n_epochs, self.label, self.hidden = every_n_epochs, label, hidden
+        self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
         self.cache_bytes = cache_bytes
         self.layer: ScaledLinear | None = None
@@ -152,7 +154,8 @@ class LinearProbe(Callback):
             yield features, target
 
     def _embed(self, module: Any, image: Tensor) -> Tensor:
-        features: Tensor = module.embed(image, label=self.label, hidden=self.hidden)
+        options = {"normalize": True} if self.normalize else {}  # an `embed` of the user's own may lack it
+        features: Tensor = module.embed(image, label=self.label, hidden=self.hidden, **options)
         return features.float()
 
     def _build(self, features: Tensor, module: Any) -> None:
