@@ -133,7 +133,7 @@ class GaussianPixels(Corruption):
 
     Args:
         rate: of :class:`Corruption`.
-        std: standard deviation; pixels are in [0, 1], and the paper's is 0.1. The sum is not clipped.
+        std: standard deviation; pixels are in [0, 1], and that of the author's code is 0.1. The sum is not clipped.
     """
 
     def __init__(self, rate: float = 1.0, std: float = 0.1) -> None:

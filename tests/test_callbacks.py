@@ -20,7 +20,6 @@ from intff_lightning.callbacks import (
     GoodnessLogger,
     LinearProbe,
     TerminalReport,
-    TrainingFigures,
 )
 from intff_lightning.checkpoints import BestCheckpoint
 from intff_lightning.labels import NoLabel

@@ -42,7 +42,10 @@ class ImageFolderDataModule(PairedDataModule):
         self.data_dir, self.image_size, self.grey = Path(data_dir), (size[0], size[1]), grey
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
-        """Dataset of a part, see :meth:`SplitDataModule.dataset`; ``val`` is a folder's where there is one."""
+        """Dataset of a part; ``val`` is a folder's where there is one.
+
+        See :meth:`~intff_lightning.datamodules.split.SplitDataModule.dataset`.
+        """
         if part in ("train", "val") and self._given["val"] is None and (self.data_dir / "val").is_dir():
             self._given = {**self._given, "val": self.load("val")}
         return super().dataset(part)
