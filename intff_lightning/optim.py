@@ -22,6 +22,8 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 class CosineDecay(LRScheduler):
     """Half a cosine from the optimizer's learning rate to zero over the whole run, stepped every batch.
 
+    A run that is resumed with another length goes on along the cosine of that length.
+
     Args:
         optimizer: whose learning rates are scheduled.
         total_steps: batches of the run; left at ``None``, the module fills it in.
@@ -45,6 +47,17 @@ class CosineDecay(LRScheduler):
             progress = (self.last_epoch - warmup) / (self.total_steps - warmup)
             factor = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the length of the run, which may be another when it goes on."""
+        return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the step of the checkpoint."""
+        super().load_state_dict({**state_dict, "total_steps": self.total_steps})
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def make_scheduler(

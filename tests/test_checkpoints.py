@@ -164,6 +164,27 @@ def test_a_run_resumed_in_the_middle_ends_with_the_same_bits(step, trainer):
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
+def test_a_longer_run_goes_on_along_the_longer_schedule(digits, trainer):
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append(pl_module.optimizers()[0].param_groups[0]["lr"])
+
+    def run(epochs, ckpt_path=None):
+        rates.clear()
+        module = _module(optimizer=functools.partial(torch.optim.Adam, lr=0.01), scheduler=CosineDecay)
+        run = trainer(max_epochs=epochs, callbacks=[Rates()])
+        run.fit(module, digits(), ckpt_path=ckpt_path)
+        return run, list(rates)
+
+    rates = []
+    whole = run(4)[1]
+    short, decayed = run(2)
+    short.save_checkpoint("short.ckpt")
+    longer = run(4, "short.ckpt")[1]
+    assert decayed[-1] < 0.1 * whole[len(decayed) - 1]
+    assert longer == pytest.approx(whole[len(decayed) :])
+
+
 def test_a_probe_survives_a_resume(digits, trainer):
     def run(ckpt_path=None, epochs=2):
         torch.manual_seed(0)
