@@ -3,18 +3,23 @@
 import argparse
 import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 NAMES = {
     "accuracy": "test accuracy of a config over seeds",
+    "inference": "trying every label at once, against a pass a label",
+    "memory": "peak activation memory of a training step over depth, against backpropagation",
     "probe": "linear probe on a trained network, by features",
     "resume": "runs killed at random moments and resumed, against the run that nobody killed",
+    "scaling": "seconds and memory over batch size, width, depth, classes and data, against backpropagation",
+    "startup": "seconds until the help, and until the first batch, against the imports alone",
     "throughput": "epoch time against a bare PyTorch loop",
     "time_to_accuracy": "seconds from process start until the validation accuracy passes a mark",
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="name", required=True)
     for name, text in NAMES.items():
@@ -23,6 +28,12 @@ def main() -> None:
             "--out", type=Path, default=Path("results"), help="folder of the result (default: results)"
         )
         command.add_argument("--data_dir", default=os.environ.get("INTFF_DATA_DIR", "data"), help="folder of the data")
+        if name in ("inference", "memory", "scaling", "startup"):
+            command.add_argument(
+                "--quick", action="store_true", help="the shape of it in seconds; figures mean nothing"
+            )
+        if name in ("inference", "memory", "scaling"):
+            command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         if name == "throughput":
             command.add_argument("--epochs", type=int, default=8, help="pairs of epochs")
         if name in ("accuracy", "time_to_accuracy"):
@@ -34,8 +45,9 @@ def main() -> None:
             command.add_argument("--runs", type=int, default=30, help="that are killed")
         if name == "probe":
             command.add_argument("--checkpoint", nargs="+", required=True, help="of networks on MNIST, a seed each")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     importlib.import_module(f"benchmarks.{arguments.name}").main(arguments)
 
 
-main()
+if __name__ == "__main__":
+    main()

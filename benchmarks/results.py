@@ -6,13 +6,41 @@ import platform
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from matplotlib.figure import Figure  # not pyplot: no global state, no window
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
+
+_STYLES = [  # told apart in grey, and by the colour-blind
+    {"color": color, "marker": marker, "linestyle": line}
+    for color, marker, line in (
+        ("#0072b2", "o", "-"),
+        ("#e69f00", "s", "--"),
+        ("#000000", "^", ":"),
+        ("#009e73", "D", "-."),
+        ("#cc79a7", "v", (0, (5, 1))),
+        ("#56b4e9", "P", (0, (1, 3))),
+        ("#d55e00", "X", (0, (3, 1, 1, 1))),
+        ("#7f7f7f", "*", (0, (4, 2, 1, 2, 1, 2))),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines over one quantity, both axes logarithmic: what grows in proportion is a line of slope 1."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: dict[str, tuple[Sequence[float], Sequence[float]]]
+    """By name, which has one style in all panels of a figure: places and values."""
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -51,6 +79,33 @@ def write(name: str, out: Path, rows: list[dict[str, Any]], note: str = "") -> N
         table.add_row(*line)
     Console().print(table)
     print(f"written: {out / name}.json and .md")
+
+
+def draw_lines(path: Path, panels: Sequence[Panel], columns: int = 3) -> None:
+    """Save panels side by side, ``columns`` in a row, with one legend below them."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    styles = dict(zip(names, _STYLES, strict=False))
+    columns = min(columns, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.6 * lines + 0.3 * -(-len(names) // 3)), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(grid, panels, strict=False):
+        for name, (places, values) in panel.lines.items():
+            (handles[name],) = axes.plot(places, values, label=name, **styles[name])
+        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, xscale="log", yscale="log")
+        places = sorted({place for line, _ in panel.lines.values() for place in line})
+        axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print(f"written: {path}")
 
 
 def _text(value: Any) -> str:

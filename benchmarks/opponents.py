@@ -1,0 +1,176 @@
+"""The networks that are compared, of one size under every training rule, and their turns at training."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
+
+from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
+from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
+from intff_lightning.local import ChannelGoodness
+
+WARM_UP = 3  # steps of a turn that do not count
+# fused, for every rule: it needs no memory of its own beside its state
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
+
+
+class Layers(nn.Module):
+    """Layers one after another; in training, segments of them are computed again by the backward pass.
+
+    Args:
+        layers: of a plain network.
+        segments: of about the same number of layers, with only their inputs kept; 1 keeps everything.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], segments: int = 1) -> None:
+        super().__init__()
+        self.layers, self.segments = nn.Sequential(*layers), segments
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, *)`` to ``(B, *)``."""
+        if self.segments == 1 or not torch.is_grad_enabled():
+            return self.layers(x)
+        return checkpoint_sequential(self.layers, self.segments, x, use_reentrant=False)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes of a network: for IntFF cut into units, for backpropagation the same layers in a row."""
+
+    widths: tuple[tuple[int, ...], ...]
+    """Neurons, or channels, of every layer of every unit."""
+    conv: bool = False
+    shape: tuple[int, ...] = (1, 28, 28)
+    classes: int = 10
+
+    def intff(self, by_class: bool = False, **options: Any) -> IntFFModule:
+        """IntFF with the paper's loss; layers are made here, so that it can be called untrained.
+
+        Args:
+            by_class: a goodness for every class, from images without a label, in place of the paper's.
+            **options: of the module.
+        """
+        make: Any = functools.partial(ConvUnit, pool=1) if self.conv else DenseUnit
+        units = [make(list(layers), goodness=ChannelGoodness() if by_class else None) for layers in self.widths]
+        return IntFFModule(units, optimizer=ADAM, input_shape=list(self.shape), num_classes=self.classes, **options)
+
+    def backprop(self, checkpointing: bool = False) -> BackpropModule:
+        """The same layers, and a linear one for the scores.
+
+        Args:
+            checkpointing: in as many segments as the square root of the layers, the usual choice.
+        """
+        widths = [width for layers in self.widths for width in layers]
+        layers: list[nn.Module] = []
+        for i, o in pairwise([self.shape[0] if self.conv else torch.Size(self.shape).numel(), *widths]):
+            layer = nn.Conv2d(i, o, 3, padding=1) if self.conv else nn.Linear(i, o)
+            layers.append(nn.Sequential(layer, nn.ReLU(inplace=True)))  # in place, as in the package's units
+        if not self.conv:
+            layers[0].insert(0, nn.Flatten())
+        body = Layers(layers, round(len(layers) ** 0.5) if checkpointing else 1)
+        return BackpropModule(body, optimizer=ADAM, input_shape=list(self.shape), num_classes=self.classes)
+
+
+PAPER = Network(((200, 200, 200), (50, 50)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to train a network."""
+
+    name: str
+    make: Callable[[Network], L.LightningModule]
+    micro_batches: int = 1
+    """Parts of a batch whose gradients are accumulated before the step."""
+
+
+IMMEDIATE = Rule("IntFF immediate", lambda network: network.intff())
+JOINT = Rule("IntFF joint", lambda network: network.intff(update="joint"))
+BY_CLASS = Rule("IntFF by class", lambda network: network.intff(by_class=True))
+BP = Rule("BP", lambda network: network.backprop())
+
+
+def train(
+    module: L.LightningModule,
+    network: Network,
+    batch_size: int,
+    batches: int,
+    callback: L.Callback,
+    device: str,
+    micro_batches: int = 1,
+    epochs: int = 1,
+) -> None:
+    """Train on random images of the network's shape; one wrong label a positive, for those that take negatives.
+
+    Args:
+        module: of :class:`Rule`.
+        network: its sizes.
+        batch_size: positive samples of a step.
+        batches: steps of an epoch.
+        callback: that measures.
+        device: ``cpu`` or ``cuda``.
+        micro_batches: see :class:`Rule`.
+        epochs: of training.
+    """
+    size = batch_size * batches
+    image, target = torch.rand(size, *network.shape), torch.randint(network.classes, (size,))
+    data = PairedDataModule(
+        train=InMemoryDataset(image, target),
+        num_classes=network.classes,
+        batch_size=batch_size // micro_batches,
+        val_size=0,
+    )
+    quiet_trainer(device, max_epochs=epochs, accumulate_grad_batches=micro_batches, callbacks=[callback]).fit(
+        module, data
+    )
+
+
+def quiet_trainer(device: str, **options: Any) -> L.Trainer:
+    """A Trainer without logger, checkpoints and progress bar."""
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return L.Trainer(accelerator=device, devices=1, **dict.fromkeys(off, False), **options)
+
+
+def now(device: str) -> float:
+    """Seconds, once the device has nothing left to do."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Stopwatch(L.Callback):
+    """Notes when every batch and every epoch ended."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.batches: list[float] = []
+        self.epochs: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batches.append(now(self.device))
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.epochs.append(now(self.device))
+
+
+def step_seconds(module: L.LightningModule, network: Network, batch_size: int, steps: int, device: str) -> list[float]:
+    """Seconds from the end of one batch to the end of the next, everything between them included, ``steps`` times."""
+    watch = Stopwatch(device)
+    train(module, network, batch_size, WARM_UP + steps, watch, device)
+    return [after - before for before, after in pairwise(watch.batches)][WARM_UP - 1 :]
+
+
+def take_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Have all measure something once a round, in one order and then in the other; a list of values of each."""
+    values: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name in list(contestants)[:: 1 if number % 2 == 0 else -1]:
+            values[name].append(contestants[name]())
+    return values

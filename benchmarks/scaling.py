@@ -1,0 +1,188 @@
+"""Seconds and peak activation memory against batch size, width, depth, number of classes, and data.
+
+Training is by ``IntFFModule`` (immediate and joint; one wrong label a positive, so its units see twice the batch) and
+``BackpropModule`` through Lightning's Trainer, on random images of MNIST's shape. A step's seconds reach from the end
+of one batch to the end of the next, loading included; its memory is counted as in ``benchmarks.memory``. With the
+number of classes it is classification that grows: a sweep of all labels, against one pass of a network with a goodness
+for each class, and of a network trained by backpropagation. The rules take turns in one process.
+
+A second table sets IntFF's training step beside that of backpropagation, for the paper's network and a deep one.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from benchmarks.memory import peak_bytes, step_bytes
+from benchmarks.opponents import (
+    BP,
+    BY_CLASS,
+    IMMEDIATE,
+    JOINT,
+    PAPER,
+    Network,
+    Rule,
+    Stopwatch,
+    now,
+    step_seconds,
+    take_turns,
+    train,
+)
+from benchmarks.results import Panel, draw_lines, write
+from intff_lightning.messages import quiet
+
+BATCH, WIDTH, UNITS = 256, 512, 4  # where they do not vary
+STEPS: dict[str, tuple[Sequence[int], Callable[[int], tuple[Network, int]]]] = {  # places; network and batch size there
+    "batch size, images": ((64, 128, 256, 512, 1024, 2048), lambda n: (Network(((WIDTH,),) * UNITS), n)),
+    "width, neurons": ((128, 256, 512, 1024, 2048), lambda n: (Network(((n,),) * UNITS), BATCH)),
+    "units": ((2, 4, 8, 16, 32), lambda n: (Network(((WIDTH,),) * n), BATCH)),
+}
+CLASSES, CHANNELS, CLASSIFIED = (10, 50, 200, 1000), 1000, 64  # of every unit, so that each class has some; images
+IMAGES = (2048, 4096, 8192, 16384, 32768)
+ROUNDS, STEPS_A_TURN = 3, 5
+DUELS = {"the paper's, (784,(200,200,200),(50,50))": PAPER, "16 units of 512": Network(((512,),) * 16)}
+DUEL_ROUNDS, DUEL_STEPS = 11, 12
+RULES = [IMMEDIATE, JOINT, BP]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    quiet()
+    quick, device = arguments.quick, arguments.device
+    torch.manual_seed(0)
+    rows = [
+        row
+        for over, (places, make) in STEPS.items()
+        for row in _steps(over, places[:2] if quick else places, make, 1 if quick else ROUNDS, device)
+    ]
+    rows += _classes(CLASSES[:2] if quick else CLASSES, 1 if quick else ROUNDS, device)
+    rows += _epochs([512, 1024] if quick else IMAGES, 1 if quick else ROUNDS, device)
+    for before, after in pairwise(rows):  # where both are of one line
+        if (before["over"], before["what"]) == (after["over"], after["what"]):
+            after["growth of seconds"] = _exponent(before, after, "seconds (median)")
+            after["growth of MB"] = _exponent(before, after, "activations MB")
+    note = (
+        f"{device}; MB of 10^6 bytes. Growth is the slope between this row and the one before, both axes logarithmic: "
+        "1 is in proportion. What does not grow bends a line at its beginning: launching operations, the loop, and the "
+        "first layer, with 784 pixels at any width, and its weights' gradient at any batch size. Products of a layer "
+        "grow with the square of the width. IntFF immediate keeps one unit's activations, whatever their number. A "
+        "sweep's memory stops growing at the module's `sweep_size` inputs at a time."
+    )
+    write("scaling", arguments.out, rows, note)
+    draw_lines(arguments.out / "scaling.png", _panels(rows), columns=3)
+    duels = [row for name in list(DUELS)[: 1 if quick else None] for row in _duel(name, DUELS[name], quick, device)]
+    note = f"A training step, {device}, batches of {BATCH} images; medians of turns, ratios turn by turn."
+    write("scaling_step", arguments.out, duels, note)
+
+
+def _row(over: str, place: int, what: str, seconds: Sequence[float], peak: int | None) -> dict[str, Any]:
+    return {
+        "over": over,
+        "is": place,
+        "what": what,
+        "seconds (median)": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "activations MB": "" if peak is None else peak / 1e6,
+        "growth of seconds": "",
+        "growth of MB": "",
+    }
+
+
+def _exponent(before: dict[str, Any], after: dict[str, Any], key: str) -> Any:
+    if "" in (before[key], after[key]):
+        return ""
+    ratios = torch.tensor([after[key] / before[key], after["is"] / before["is"]])
+    return float(ratios[0].log() / ratios[1].log())
+
+
+def _median_step(rule: Rule, network: Network, batch_size: int, steps: int, device: str) -> Callable[[], float]:
+    """A turn at training: the median seconds of its steps."""
+    module = rule.make(network)
+    return lambda: statistics.median(step_seconds(module, network, batch_size, steps, device))
+
+
+def _steps(
+    over: str, places: Sequence[int], make: Callable[[int], tuple[Network, int]], rounds: int, device: str
+) -> list[dict[str, Any]]:
+    found = {}
+    for place in places:
+        network, batch_size = make(place)
+        turns = {rule.name: _median_step(rule, network, batch_size, STEPS_A_TURN, device) for rule in RULES}
+        times = take_turns(turns, rounds)
+        for rule in RULES:
+            peak, _ = step_bytes(rule, network, batch_size, device)
+            found[rule.name, place] = _row(over, place, rule.name, times[rule.name], peak)
+    return [found[rule.name, place] for rule in RULES for place in places]
+
+
+def _classes(places: Sequence[int], rounds: int, device: str) -> list[dict[str, Any]]:
+    """Classification of a batch, of images and units that have room for the largest number of labels."""
+    found, names = {}, {"IntFF, label sweep": IMMEDIATE, BY_CLASS.name: BY_CLASS, BP.name: BP}
+    for place in places:
+        network = Network(((CHANNELS,), (CHANNELS,)), shape=(1, 32, 32), classes=place)
+        image = torch.rand(CLASSIFIED, *network.shape, device=device)
+        ways = {name: functools.partial(rule.make(network).eval().to(device), image) for name, rule in names.items()}
+
+        def seconds(way: Callable[[], Any]) -> float:
+            start = now(device)
+            way()
+            return now(device) - start
+
+        turns = {name: functools.partial(seconds, way) for name, way in ways.items()}
+        with torch.inference_mode():
+            take_turns(turns, 1)
+            times = take_turns(turns, rounds)
+            for name, way in ways.items():
+                found[name, place] = _row("classes", place, name, times[name], peak_bytes(way, device))
+    return [found[name, place] for name in names for place in places]
+
+
+def _epochs(places: Sequence[int], rounds: int, device: str) -> list[dict[str, Any]]:
+    """The second epoch and those after it, of the paper's network."""
+    found = {}
+    for place in places:
+
+        def seconds(rule: Rule, place: int = place) -> float:
+            watch = Stopwatch(device)
+            train(rule.make(PAPER), PAPER, BATCH, place // BATCH, watch, device, epochs=2)
+            return watch.epochs[1] - watch.epochs[0]
+
+        times = take_turns({rule.name: functools.partial(seconds, rule) for rule in RULES}, rounds)
+        for rule in RULES:
+            found[rule.name, place] = _row("images", place, rule.name, times[rule.name], None)
+    return [found[rule.name, place] for rule in RULES for place in places]
+
+
+def _duel(name: str, network: Network, quick: bool, device: str) -> list[dict[str, Any]]:
+    turns = {rule.name: _median_step(rule, network, BATCH, 2 if quick else DUEL_STEPS, device) for rule in RULES}
+    times = take_turns(turns, 2 if quick else DUEL_ROUNDS)
+    rows = []
+    for rule, values in times.items():
+        ratios = [mine / theirs for mine, theirs in zip(values, times[BP.name], strict=True)]
+        rows.append({"network": name, "rule": rule, "a step, ms (median)": 1e3 * statistics.median(values)})
+        rows[-1] |= {"of BP (median)": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    return rows
+
+
+def _panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
+    titles = {"images": "an epoch, the paper's network", "classes": f"classification of {CLASSIFIED} images"}
+    labels = {"seconds (median)": "seconds", "activations MB": "peak activations (MB)"}
+    overs = list(dict.fromkeys(row["over"] for row in rows))
+    places = [(over, key) for key in labels for over in overs[:3]] + [
+        (over, key) for over in overs[3:] for key in labels
+    ]
+    panels = []
+    for over, key in places:
+        mine = [row for row in rows if row["over"] == over and row[key] != ""]
+        lines = {
+            name: ([r["is"] for r in mine if r["what"] == name], [r[key] for r in mine if r["what"] == name])
+            for name in dict.fromkeys(row["what"] for row in mine)
+        }
+        if lines:
+            panels.append(Panel(titles.get(over, "a training step"), over, labels[key], lines))
+    return panels

@@ -1,0 +1,76 @@
+"""Seconds from process start until the help is there, and until the first training batch, against the imports alone.
+
+Every round runs each process once, one after another, and counts until it has ended. The fit is that of
+``configs/digits.yaml`` with its default callbacks and loggers; it ends itself as the first batch is about to be trained
+on, when data, network, optimizers and sanity check are ready. That spares it the interpreter's own end, so it is set
+against imports that end in the same way.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+ROOT = Path(__file__).parents[1]
+IMPORTS = "import lightning, torchvision"
+CUT_OFF = f"{IMPORTS}, cut off"
+PROCESSES = {  # arguments of Python, and what it is compared with
+    IMPORTS: (["-c", IMPORTS], IMPORTS),
+    "--help": (["-m", "intff_lightning", "--help"], IMPORTS),
+    CUT_OFF: (["-c", f"{IMPORTS}, os; os._exit(0)"], CUT_OFF),
+    "fit, to the first batch": (
+        [
+            *("-m", "intff_lightning", "fit", "--config", "configs/digits.yaml"),
+            "--trainer.callbacks+=benchmarks.startup.EndAtFirstBatch",
+        ],
+        CUT_OFF,
+    ),
+}
+ROUNDS = 9
+ENDED = 42  # exit code of a fit that came to its first batch
+
+
+class EndAtFirstBatch(L.Callback):
+    """Ends the process as the first batch is about to be trained on."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        os._exit(ENDED)
+
+
+def seconds(arguments: list[str], folder: str) -> float:
+    """Run Python to its end in the repository's root; a fit writes its logs into a folder."""
+    fits = "fit" in arguments
+    options = ["--trainer.default_root_dir", folder] if fits else []
+    start = time.perf_counter()
+    process = subprocess.run([sys.executable, *arguments, *options], cwd=ROOT, capture_output=True, text=True)
+    taken = time.perf_counter() - start
+    if process.returncode != (ENDED if fits else 0):
+        raise SystemExit(f"python {' '.join(arguments)}: exit code {process.returncode}\n{process.stderr}")
+    return taken
+
+
+def main(arguments: argparse.Namespace) -> None:
+    # here, as a process that fits imports this file for its callback alone
+    from benchmarks.opponents import take_turns
+    from benchmarks.results import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        turns = {name: functools.partial(seconds, command, folder) for name, (command, _) in PROCESSES.items()}
+        if not arguments.quick:
+            take_turns(turns, 1)  # compiles, and reads files for the first time
+        times = take_turns(turns, 1 if arguments.quick else ROUNDS)
+    rows = []
+    for name, (_, bare) in PROCESSES.items():
+        ratios = [mine / theirs for mine, theirs in zip(times[name], times[bare], strict=True)]
+        rows.append({"process": name, "seconds (median)": statistics.median(times[name])})
+        rows[-1] |= {"min s": min(times[name]), "max s": max(times[name]), "against": bare}
+        rows[-1] |= {"ratio (median)": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    write("startup", arguments.out, rows, note=f"{len(ratios)} rounds, one process at a time, ratios round by round.")

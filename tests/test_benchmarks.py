@@ -1,0 +1,165 @@
+"""The benchmarks by their shape; of what they measure, only what does not depend on the machine."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+BATCH, INPUTS, HIDDEN, OUTPUTS = 8, 16, 32, 4
+H, Y, SCALAR = 4 * BATCH * HIDDEN, 4 * BATCH * OUTPUTS, 4  # bytes of activations in float32
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.fixture
+def step():
+    """A network of two layers, and a training step of it."""
+    network = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, OUTPUTS))
+    x = torch.rand(BATCH, INPUTS)
+    return network, lambda: network(x).sum().backward()
+
+
+def test_tracked_bytes_are_those_counted_by_hand(step):
+    from benchmarks.memory import Tracker
+
+    network, train = step
+    with Tracker() as tracker:
+        train()
+    # when the hidden layer's gradient goes through the ReLU: its activations, the gradient before and after; the loss
+    # and the gradient of the loss
+    peak, alive = tracker.peak(without=[p.grad for p in network.parameters()])
+    assert peak == 3 * H + 2 * SCALAR
+    assert sorted(size for size, _ in alive) == [SCALAR, SCALAR, H, H, H]
+    # with them, when that layer's own weights have got theirs: the gradient that came through the ReLU is there yet
+    assert tracker.peak()[0] == max(
+        3 * H + 2 * SCALAR + 4 * (OUTPUTS * HIDDEN + OUTPUTS),
+        H + 2 * SCALAR + 4 * (OUTPUTS * HIDDEN + OUTPUTS + HIDDEN * INPUTS + HIDDEN),
+    )
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_tracked_bytes_of_a_forward_pass(step, mode):
+    from benchmarks.memory import Tracker, peak_bytes
+
+    network, _ = step
+    x = torch.rand(BATCH, INPUTS)
+    with mode(), Tracker() as tracker:
+        y = network(x)
+    assert tracker.peak()[0] == H + Y
+    assert sum(size for _, size, _ in tracker.events) == Y  # the hidden layer is gone
+    with mode():
+        assert peak_bytes(lambda: network(x), "cpu") == H + Y
+    with tracker:
+        del y
+    assert sum(size for _, size, _ in tracker.events) == 0
+
+
+def test_what_was_there_before_is_not_tracked():
+    from benchmarks.memory import Tracker
+
+    before = torch.zeros(1000)
+    with Tracker() as tracker:
+        before.view(10, 100).add_(1)
+        made = before[:10] + 1
+        made.resize_(20)
+    assert tracker.peak()[0] == 4 * 20
+
+
+def test_tracked_bytes_are_those_of_torchs_profiler(step, tmp_path):
+    from benchmarks.memory import Tracker
+
+    _, train = step
+    for p in step[0].parameters():
+        p.grad = None
+    with Tracker() as tracker:
+        train()
+    for p in step[0].parameters():
+        p.grad = None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        train()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    memory = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    current = most = 0
+    for _, size in memory:
+        current += size
+        most = max(most, current)
+    assert tracker.peak()[0] == most
+
+
+def test_checkpointing_is_the_same_network():
+    from benchmarks.opponents import Network
+
+    for network in (Network(((12,), (12,), (10, 10))), Network(((4,), (4,), (4,), (4,)), conv=True, shape=(1, 6, 6))):
+        plain, segments = network.backprop(), network.backprop(checkpointing=True)
+        segments.load_state_dict(plain.state_dict())
+        image = torch.rand(5, *network.shape)
+        for module in (plain, segments):
+            module.train()(image).square().sum().backward()
+        for mine, theirs in zip(segments.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad)
+        units = [p.shape for p in network.intff().units.parameters()]
+        assert units == [p.shape for p in plain.body.parameters()]
+
+
+def test_operations_are_those_counted_by_hand():
+    from benchmarks.inference import operations, separate
+    from benchmarks.opponents import PAPER
+
+    module, image = PAPER.intff(), torch.rand(3, 1, 28, 28)
+    first, others = 784 * 200, 2 * 200 * 200 + 200 * 50 + 50 * 50
+    with torch.inference_mode():
+        assert operations(lambda: separate(module, image)) == 2 * 3 * 10 * (first + others)
+        assert operations(lambda: module.label_goodness(image)) == 2 * 3 * (first + 10 * (10 * 200 + others))
+
+
+def _run(name, out):
+    from benchmarks.__main__ import main
+
+    main([name, "--quick", "--out", str(out)])
+    return lambda table=name: json.loads((out / f"{table}.json").read_text())["rows"]
+
+
+def test_memory(tmp_path):
+    rows = _run("memory", tmp_path)()
+    for suffix in ("md", "png"):
+        assert (tmp_path / f"memory.{suffix}").stat().st_size
+    assert len(rows) == 3 * 8
+    for row in rows:  # from two units to four
+        if row["rule"] in ("IntFF immediate", "IntFF by class"):
+            assert row["growth %"] < 5
+        if row["rule"] in ("IntFF joint", "BP"):
+            assert row["growth %"] > 5
+
+
+def test_inference(tmp_path):
+    read = _run("inference", tmp_path)
+    assert (tmp_path / "inference.png").stat().st_size
+    for row in read():
+        assert row["ceiling"] > 1
+        assert row["scores differ by at most"] < 1e-4
+    sweep = [row["sweep, MB"] for row in read("inference_memory")]
+    assert sweep == sorted(sweep)
+    assert len(read("inference_mnist")) == 2
+
+
+def test_scaling(tmp_path):
+    read = _run("scaling", tmp_path)
+    assert (tmp_path / "scaling.png").stat().st_size
+    rows = read()
+    assert len(rows) == 5 * 3 * 2
+    for row in rows:
+        assert row["min"] <= row["seconds (median)"] <= row["max"]
+        assert (row["activations MB"] == "") == (row["over"] == "images")
+    assert [row["rule"] for row in read("scaling_step")] == ["IntFF immediate", "IntFF joint", "BP"]
+
+
+def test_startup(tmp_path):
+    rows = _run("startup", tmp_path)()
+    assert len(rows) == 4
+    assert all(row["seconds (median)"] > 0 for row in rows)
