@@ -217,16 +217,20 @@ class TrainingFigures(Callback):
     def _save(self, trainer: L.Trainer, place: Path, name: str, figure: Any) -> None:
         from intff_lightning import drawing
 
-        drawing.save(figure, place / f"{name}.{self.format}")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                from matplotlib.image import imread
+        path = place / f"{name}.{self.format}"
+        drawing.save(figure, path)
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if boards:
+            from matplotlib.image import imread
 
+            picture: Any = path
+            if self.format != "png":  # which need not be drawn again
                 picture = io.BytesIO()
-                figure.savefig(picture, dpi=100, format="png")
+                figure.savefig(picture, dpi=150, format="png")
                 picture.seek(0)
-                step = trainer.global_step
-                logger.experiment.add_image(f"figures/{name}", imread(picture)[..., :3], step, dataformats="HWC")
+            pixels = imread(picture, format="png")[..., :3]
+            for logger in boards:
+                logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far."""
