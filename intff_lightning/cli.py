@@ -94,7 +94,7 @@ class IntFFCLI(LightningCLI):
         report = ours.TerminalReport(epoch_lines=not progress)
         defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
         unsupervised = getattr(self.model, "unsupervised", False)
-        if unsupervised:  # the probe is all there is to choose the best weights by
+        if unsupervised:  # the probe is all there is to choose the best weights by; its features as Hinton's (2022)
             defaults.insert(2, ours.LinearProbe(every_n_epochs=1, normalize=True, learning_rate=3e-3))
         elif hasattr(self.model, "embed") and not getattr(self.model, "by_class", False):
             defaults.insert(2, ours.LinearProbe())

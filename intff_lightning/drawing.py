@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no global state, no window
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -131,13 +132,12 @@ def goodness_histograms(
     lines = -(-count // columns)
     figure = Figure(figsize=(1 + 2.6 * columns, 1 + 2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for k, axes in enumerate(panels):
-        if k >= count:
-            axes.set_axis_off()
-            continue
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for k, (axes, at) in enumerate(zip(panels[:count], [*thresholds, *[None] * count], strict=False)):
         both = torch.cat([positive[k], negative[k]]).float()
         # a few samples far out would press all others into one bin
-        top = max(float(both.quantile(0.995)), 1.2 * (_threshold(thresholds, k) or 0.0), 1e-6)
+        top = max(float(both.kthvalue(math.ceil(0.995 * len(both))).values), 1.2 * (at or 0.0), 1e-6)
         edges = torch.linspace(min(0.0, float(both.min())), top, 41).tolist()
         for values, color, hatch, name in (
             (negative[k], _NEGATIVE, "////", "negative"),
@@ -146,13 +146,13 @@ def goodness_histograms(
             if len(values):
                 weights = [100 / len(values)] * len(values)
                 style = {
-                    "facecolor": (*_rgb(color), 0.45),
+                    "facecolor": to_rgba(color, 0.45),
                     "edgecolor": color,
                     "hatch": hatch,
                     "histtype": "stepfilled",
                 }
                 axes.hist(values.clamp(max=top).tolist(), edges, weights=weights, label=name, **style)
-        if (at := _threshold(thresholds, k)) is not None:
+        if at is not None:
             axes.axvline(at, color="black", linestyle="--", linewidth=1, label="threshold")
         axes.set_title(f"unit {k}", fontsize=9)
         axes.tick_params(labelsize=7)
@@ -162,14 +162,6 @@ def goodness_histograms(
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8)
     return figure
-
-
-def _threshold(thresholds: Sequence[float | None], k: int) -> float | None:
-    return thresholds[k] if k < len(thresholds) else None
-
-
-def _rgb(color: str) -> tuple[float, float, float]:
-    return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]  # three of them
 
 
 def accuracy_by_unit(title: str, units: Sequence[float], vote: float, voting: Sequence[int] = ()) -> Figure:
@@ -231,7 +223,15 @@ def receptive_fields(title: str, weights: Tensor, columns: int = 16) -> Figure:
     """
     weights = weights.detach().float().cpu()
     size = weights.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    return _sheet(title, 0.5 + 0.5 * weights / size, columns)
+    columns = min(columns, len(weights))
+    lines = -(-len(weights) // columns)
+    figure = Figure(figsize=(max(6.0, 0.55 * columns + 0.4), 0.6 + 0.55 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    pictures = _as_images(0.5 + 0.5 * weights / size)
+    axes.imshow(_montage(pictures, columns, 1, 1.0).numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+    return figure
 
 
 def input_pairs(title: str, lines: Mapping[str, Tensor], channels: int | None = None) -> Figure:
@@ -323,15 +323,3 @@ def _montage(pictures: Tensor, columns: int, gap: int, ground: float) -> Tensor:
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return sheet
-
-
-def _sheet(title: str, images: Tensor, columns: int) -> Figure:
-    count = len(images)
-    columns = min(columns, count)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(max(6.0, 0.55 * columns + 0.4), 0.6 + 0.55 * lines), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(_montage(_as_images(images), columns, 1, 1.0).numpy(), cmap="gray", vmin=0, vmax=1)
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=10)
-    return figure

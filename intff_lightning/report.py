@@ -10,7 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import lightning as L
 import torch
@@ -31,6 +31,8 @@ _HELP = """Draw every figure of a run into LOGDIR/figures, and one self-containe
 LOGDIR is the log folder of a run that has ended or goes on (lightning_logs/version_0), or a folder of several, of
 which the newest is taken. Curves come from its metrics.csv; histograms, confusion, receptive fields and wrong
 predictions from its best checkpoint (else the last) and the data that this names."""
+
+Format = Literal["png", "svg"]
 
 _CAPTIONS = {
     "local_loss": ("Local loss", "Mean local loss of each unit over the epochs."),
@@ -57,17 +59,17 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """
     epochs: dict[str, dict[int, float]] = defaultdict(dict)
     try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name not in ("epoch", "step"):  # a run that goes on may be writing its last line
-                        epochs[name][int(row["epoch"]) + 1] = float(value)
+        *lines, _ = path.read_text().split("\n")  # what a run that goes on is writing just now has no end yet
+        for row in csv.DictReader(lines):
+            for name, value in row.items():
+                if value and name not in ("epoch", "step"):
+                    epochs[name][int(row["epoch"]) + 1] = float(value)
     except (KeyError, TypeError, ValueError):
         raise ConfigurationError(f"{path} is no metrics.csv of Lightning's CSVLogger.") from None
     return {name: sorted(values.items()) for name, values in epochs.items()}
 
 
-def write_report(folder: Path, split: str | None = None, data_dir: str | None = None, format: str = "png") -> Path:
+def write_report(folder: Path, split: str | None = None, data_dir: str | None = None, format: Format = "png") -> Path:
     """Draw the figures of a run and write its page.
 
     Args:
@@ -119,18 +121,20 @@ def _run_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise ConfigurationError(f"there is no folder {folder}.")
 
-    def is_run(path: Path) -> bool:
-        return (path / "metrics.csv").is_file() or any((path / "checkpoints").glob("*.ckpt"))
+    def written(run: Path) -> float:
+        """When the run wrote last, which a report does not move; 0 for what is no run."""
+        files = [run / "metrics.csv", *(run / "checkpoints").glob("*.ckpt")]
+        return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
 
-    if is_run(folder):
+    if written(folder):
         return folder
-    runs = [path for path in [*folder.glob("version_*"), *folder.glob("*/version_*")] if is_run(path)]
-    if not runs:
+    newest = max([*folder.glob("version_*"), *folder.glob("*/version_*")], key=written, default=folder)
+    if not written(newest):
         raise ConfigurationError(
             f"{folder} is no log folder of a run: there is neither metrics.csv nor checkpoints in it.\n"
             "Name one, lightning_logs/version_0 for example."
         )
-    return max(runs, key=lambda path: path.stat().st_mtime)
+    return newest
 
 
 def _checkpoint(folder: Path) -> Path | None:
@@ -139,7 +143,7 @@ def _checkpoint(folder: Path) -> Path | None:
 
 
 def _evaluate(
-    checkpoint: Path, split: str, data_dir: str | None, place: Path, format: str
+    checkpoint: Path, split: str, data_dir: str | None, place: Path, format: Format
 ) -> tuple[L.LightningModule, dict[str, float]]:
     """Rebuild the network and its data, and draw what they show; the network and the metrics of ``split``."""
     recipes = read_checkpoint(checkpoint).get("recipes", {})
@@ -149,10 +153,9 @@ def _evaluate(
     if data_dir is not None and "data_dir" in arguments:
         arguments["data_dir"] = data_dir
     module, data = build(recipes["model"]), build(recipes["data"])
-    figures: Any = TrainingFigures(format=format, folder=str(place))  # type: ignore[arg-type]  # checked by the parser
     trainer = L.Trainer(
         logger=False,
-        callbacks=[GoodnessLogger(), GoodnessAccuracy(), figures],
+        callbacks=[GoodnessLogger(), GoodnessAccuracy(), TrainingFigures(format=format, folder=str(place))],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -195,7 +198,7 @@ def _page(
     units: list[list[str]],
     checkpoint: Path | None,
     note: str,
-    format: str,
+    format: Format,
 ) -> str:
     epochs = max((values[-1][0] for name, values in history.items() if name.startswith("train/")), default=0)
     facts = [f"{epochs} epochs" if epochs else "", f"checkpoint {checkpoint.name}" if checkpoint else ""]

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -73,9 +74,7 @@ def test_the_newest_run_of_a_folder_is_taken_and_pictures_may_be_vectors(run_fol
     older = run_folder.with_name("version_7")
     older.mkdir()
     (older / "metrics.csv").write_text("epoch,step,train/loss\n0,1,0.5\n")
-    import os
-
-    os.utime(older, (0, 0))
+    os.utime(older / "metrics.csv", (1, 1))  # its folder is the newer one, as after a report on it
     assert main([str(run_folder.parent.parent), "--format", "svg"]) == 0
     assert "version_0/report.html" in capsys.readouterr().out
     _, pictures = _page(run_folder)

@@ -55,6 +55,12 @@ class GoodnessAccuracy(Callback):
         """Start counting."""
         self._counts = None
 
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Forget the last batch's scores: a loader may give the same object again with other contents."""
+        self._last = (None, None)
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -82,6 +88,7 @@ class GoodnessAccuracy(Callback):
         self._log(trainer, pl_module, "val")
 
     on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.pairs import PairedBatch
+from intff_lightning.pairs import PairedBatch, image_and_target
+from intff_lightning.units import UnitStack
 
 __all__ = ["TrainingFigures"]
 
@@ -46,20 +47,16 @@ class _Seen:
             self.positive.append(outputs["positive_goodness"].detach().float().cpu())
             self.negative.append(outputs["negative_goodness"].detach().flatten(1).float().cpu())
             self.count += self.positive[-1].shape[1]
-        if not isinstance(batch, PairedBatch):
-            return
-        if pairs and not self.pairs:
+        if pairs and not self.pairs and isinstance(batch, PairedBatch):
             positive, negative = batch.positive, batch.negative
             k = len(negative) // len(batch.target)
             lines = {"image": batch.image, "positive": positive, "negative": negative[:: max(1, k)]}
             self.pairs = {name: line[:_PAIRS].detach().cpu() for name, line in lines.items() if len(line)}
         if scores is not None:
-            guess = scores.argmax(1)
-            missed = (guess != batch.target).nonzero().flatten()
-            margin = (scores.amax(1) - scores.gather(1, batch.target.unsqueeze(1)).squeeze(1))[missed].tolist()
-            rows = zip(
-                margin, batch.image[missed].cpu(), batch.target[missed].tolist(), scores[missed].cpu(), strict=True
-            )
+            image, target = image_and_target(batch)
+            missed = (scores.argmax(1) != target).nonzero().flatten()
+            margin = (scores.amax(1) - scores.gather(1, target.unsqueeze(1)).squeeze(1))[missed].tolist()
+            rows = zip(margin, image[missed].cpu(), target[missed].tolist(), scores[missed].cpu(), strict=True)
             self.wrong = sorted([*self.wrong, *rows], key=lambda row: -row[0])[:_WRONG]
 
 
@@ -169,7 +166,7 @@ class TrainingFigures(Callback):
         where = {"val": "validation", "test": "test"}[stage]
         if seen.positive:
             positive, negative = torch.cat(seen.positive, 1), torch.cat(seen.negative, 1)
-            thresholds = [_threshold(unit.loss) for unit in getattr(module, "units", [])]
+            thresholds = [_threshold(unit.loss) for unit in _units(module)]
             figure = drawing.goodness_histograms(f"Goodness of {where} data", positive, negative, thresholds)
             self._save(trainer, place, "goodness_histograms", figure)
         accuracy = _accuracy(trainer)
@@ -246,6 +243,12 @@ def _accuracy(trainer: L.Trainer) -> GoodnessAccuracy | None:
     return next((callback for callback in run.callbacks if isinstance(callback, GoodnessAccuracy)), None)
 
 
+def _units(module: Any) -> UnitStack | tuple[()]:
+    """Hidden units, of a module that has them; a user's own attribute of the name may be anything."""
+    units = getattr(module, "units", None)
+    return units if isinstance(units, UnitStack) else ()
+
+
 def _threshold(loss: Any) -> float | None:
     used = getattr(loss, "threshold_weight", 1.0) > 0
     return getattr(loss, "threshold", None) if used else None
@@ -262,7 +265,7 @@ def _by_unit(metrics: Mapping[str, Any], prefix: str) -> list[float]:
 def first_layer_fields(module: Any) -> Tensor | None:
     """Weights of the first layer as images ``(N, C, H, W)``; ``None`` where they cannot be seen as images."""
     shape = tuple(module.hparams.get("input_shape") or ())
-    first = module.units[0] if hasattr(module, "units") else module
+    first = next(iter(_units(module)), module)
     weight = next((parameter.detach() for parameter in first.parameters() if parameter.ndim in (2, 4)), None)
     if weight is None or len(shape) != 3:
         return None

@@ -9,9 +9,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from intff_lightning.callbacks.terminal import epoch_text, result_table
+from intff_lightning.callbacks.terminal import epoch_name, epoch_text, metric_texts, result_table
 
 __all__ = ["UnitProgress"]
 
@@ -31,7 +30,6 @@ class UnitProgress(ProgressBar):
         self.console, self.refresh_per_second = console, refresh_per_second
         self._enabled = True
         self._live: Live | None = None
-        self._table: Table | None = None
         self._begun, self._first = 0.0, 0
 
     def disable(self) -> None:
@@ -46,18 +44,15 @@ class UnitProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._table, self._begun, self._first = None, time.perf_counter(), self._done(trainer)
+        self._begun, self._first = time.perf_counter(), self._done(trainer)
         self._start("training", self.total_train_batches)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start an epoch's bar."""
         if self._live is None:
             return
-        total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         self._bar.reset(self._task, total=_finite(self.total_train_batches))
-        self._bar.update(
-            self._task, description=f"epoch {trainer.current_epoch + 1}{total}", facts=self._facts(trainer)
-        )
+        self._bar.update(self._task, description=epoch_name(trainer), facts=self._facts(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,10 +71,7 @@ class UnitProgress(ProgressBar):
             (self.console or Console()).print(text, highlight=False)
 
     def _facts(self, trainer: L.Trainer) -> str:
-        metrics = trainer.callback_metrics
-        parts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
-        parts += [f"{n} {100 * metrics[n]:.2f} %" for n in ("val/accuracy", "val/probe_accuracy") if n in metrics]
-        return "  ".join([*parts, self._left(trainer)])
+        return "  ".join([*metric_texts(trainer), self._left(trainer)])
 
     def _done(self, trainer: L.Trainer) -> int:
         batches = self.total_train_batches
@@ -111,8 +103,8 @@ class UnitProgress(ProgressBar):
         if trainer.state.fn == "validate":
             self._stop()
         elif self._live is not None and not trainer.sanity_checking:
-            self._table = result_table(trainer.callback_metrics, "val", getattr(pl_module, "vote", []))
-            self._live.update(Group(self._bar, self._table))
+            table = result_table(trainer.callback_metrics, "val", getattr(pl_module, "vote", []))
+            self._live.update(Group(self._bar, table))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start a bar."""

@@ -11,7 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-__all__ = ["TerminalReport", "epoch_text", "result_rows", "result_table", "unit_rows", "unit_table"]
+__all__ = [
+    "TerminalReport",
+    "epoch_name",
+    "epoch_text",
+    "metric_texts",
+    "result_rows",
+    "result_table",
+    "unit_rows",
+    "unit_table",
+]
 
 
 class TerminalReport(Callback):
@@ -67,15 +76,21 @@ def epoch_text(trainer: L.Trainer, seconds: float, validated: bool = True, last:
         validated: whether the validation's metrics are of this epoch: Lightning keeps those of earlier ones.
         last: the training is over, and its counter stands at the next epoch.
     """
+    return "  ".join([epoch_name(trainer, last), *metric_texts(trainer, validated), f"{seconds:.1f} s"])
+
+
+def epoch_name(trainer: L.Trainer, last: bool = False) -> str:
+    """``epoch 3/60``; for the arguments see :func:`epoch_text`."""
     total = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-    parts = [f"epoch {trainer.current_epoch + (not last)}{total}"]
+    return f"epoch {trainer.current_epoch + (not last)}{total}"
+
+
+def metric_texts(trainer: L.Trainer, validated: bool = True) -> list[str]:
+    """Loss and validation accuracy, where they are known; for the arguments see :func:`epoch_text`."""
     metrics = trainer.callback_metrics
-    if "train/loss" in metrics:
-        parts.append(f"loss {metrics['train/loss']:.4f}")
-    for name in ("val/accuracy", "val/probe_accuracy"):
-        if validated and name in metrics:
-            parts.append(f"{name} {100 * metrics[name]:.2f} %")
-    return "  ".join([*parts, f"{seconds:.1f} s"])
+    texts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
+    names = ("val/accuracy", "val/probe_accuracy") if validated else ()
+    return [*texts, *(f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics)]
 
 
 def unit_table(module: Any, optimizers: Sequence[Optimizer]) -> Table:
