@@ -1,6 +1,6 @@
 """A stack of units as a network: goodness of labelled inputs, and a classifier that tries every label."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, cast
 
 import torch
@@ -29,7 +29,7 @@ class LabelClassifier:
     units: UnitStack
     encoder: LabelEncoder
     vote: list[int]
-    sweep_size: int
+    sweep_size: int | None
     by_class: bool
 
     @property
@@ -61,15 +61,26 @@ class LabelClassifier:
         """
         return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
 
-    def _label_chunks(self, image: Tensor) -> Iterator[LabelledImages]:
-        """Inputs that show every image under a run of labels."""
+    def _sweep(self, image: Tensor, read: Callable[[LabelledImages], Tensor]) -> Tensor:
+        """What ``read`` finds for every image ``(B, *)`` under every label, ``(B, C, F)``.
+
+        It maps N labelled images to ``(N, F)``, and is given some images under some labels at a time: under all of
+        them where they fit, so that a unit reads an image once.
+        """
         _check_float(image)
-        size = image.shape[0]  # len() would fix the batch size of an exported program
         labels = torch.arange(self.encoder.num_classes, device=image.device)
+        # few enough that a CPU's caches hold their activations
+        size = self.sweep_size or (640 if image.device.type == "cpu" else 8192)
         # an exported program takes batches of any size, and must not choose by it
-        together = len(labels) if torch.compiler.is_exporting() else max(1, self.sweep_size // max(1, size))
-        for chunk in torch.split(labels, together):
-            yield LabelledImages(image, chunk.expand(size, -1), self.encoder)
+        some = [image] if torch.compiler.is_exporting() else torch.split(image, max(1, size // len(labels)))
+        rows = []
+        for images in some:
+            found = []
+            for run in torch.split(labels, size):
+                part = read(LabelledImages(images, run.unsqueeze(0), self.encoder))
+                found.append(part.reshape(len(run), -1, part.shape[1]))
+            rows.append(torch.cat(found).transpose(0, 1))
+        return torch.cat(rows)
 
     def label_goodness(self, image: Tensor) -> Tensor:
         """Goodness of every unit for every image ``(B, *)`` under every label, ``(U, B, C)``.
@@ -84,8 +95,7 @@ class LabelClassifier:
         if self.by_class:
             _check_float(image)
             return self.goodness(image)
-        parts = [self.goodness(x).view(len(self.units), -1, image.shape[0]) for x in self._label_chunks(image)]
-        return torch.cat(parts, dim=1).transpose(1, 2)
+        return self._sweep(image, lambda x: self.goodness(x).T).permute(2, 0, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Scores ``(B, C)`` of images ``(B, *)``: the voting units' goodness, summed; the class is its argmax."""
@@ -106,18 +116,15 @@ class LabelClassifier:
         Returns:
             ``(B, features)``, times C for ``label="all"`` where labels are shown.
         """
-        inputs: Iterable[Tensor | LabelledImages]
-        if not self.encoder.shows_label:
-            inputs = [image]
-        else:
-            inputs = self._label_chunks(image) if label == "all" else [self.encoder(image, None)]
-        parts = []
-        for x in inputs:
+
+        def read(x: Tensor | LabelledImages) -> Tensor:
             outputs: list[Tensor] = []
             for unit in self.units:
                 layers = unit.layers(x) if hidden else [unit(x)]
                 outputs += [rms_normalize(h) if normalize else h for h in (layer.flatten(1) for layer in layers)]
                 x = layers[-1]
-            features = torch.cat(outputs, dim=1)
-            parts.append(features.view(-1, image.shape[0], features.shape[1]))  # (labels, B, features)
-        return torch.cat(parts).transpose(0, 1).flatten(1)
+            return torch.cat(outputs, dim=1)
+
+        if not self.encoder.shows_label:
+            return read(image)
+        return self._sweep(image, read).flatten(1) if label == "all" else read(self.encoder(image, None))

@@ -5,6 +5,7 @@ Statistics are float32 at least: bfloat16 has no bits left for ``goodness - thre
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,26 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     return x * (gain * torch.rsqrt(mean_square + eps)).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
+class _MeanSquare(torch.autograd.Function):
+    """Of every row. Autograd's own backward pass makes three tensors of the size of ``h`` where one will do."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h: Tensor) -> Tensor:
+        dot: Tensor = torch.linalg.vecdot(h, h)  # no squares are written down
+        return dot / h.shape[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        h: Tensor = ctx.saved_tensors[0]
+        return h * (gradient * (2 / h.shape[1])).unsqueeze(1)
+
+
 def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tensor:
     r"""Mean squared activation of the selected output neurons (the paper's local quantity, section 3.2).
 
@@ -99,8 +120,7 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    # quicker than a square and its mean, backward too
-    mean_square: Tensor = torch.linalg.vecdot(flat, flat) / flat.shape[1]
+    mean_square: Tensor = _MeanSquare.apply(flat)
     return mean_square
 
 

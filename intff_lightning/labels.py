@@ -81,14 +81,14 @@ class LabelledImages:
     image: Tensor
     """``(B, *)``."""
     label: Tensor
-    """``(B, L)`` int64."""
+    """``(B, L)`` int64; ``(1, L)``: the same for every image."""
     encoder: LabelEncoder
 
     def dense(self) -> Tensor:
         """Every image under its first label, then every image under its second, ``(L * B, *)``."""
         count = self.label.shape[1]
         repeated = self.image.repeat(count, *[1] * (self.image.ndim - 1)) if count > 1 else self.image
-        encoded: Tensor = self.encoder(repeated, self.label.T.flatten())
+        encoded: Tensor = self.encoder(repeated, self.label.expand(self.image.shape[0], -1).T.flatten())
         return encoded
 
 

@@ -52,7 +52,8 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         gradient_clip_algorithm: ``norm`` or ``value``.
         compile: compile each unit with ``torch.compile``; checkpoints are the same with and without.
         vote: units whose goodness is summed to classify; ``None`` is all of them.
-        sweep_size: network inputs per pass while every label is tried, which bounds memory for many classes.
+        sweep_size: network inputs (images times labels) per pass while every label is tried, which bounds memory for
+            any number of classes; ``None`` is 640 on a CPU, 8192 elsewhere.
         input_shape: of one image; ``None`` asks the datamodule.
         num_classes: ``None`` asks the datamodule.
 
@@ -74,7 +75,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         compile: bool = False,
         vote: list[int] | None = None,
-        sweep_size: int = 8192,
+        sweep_size: int | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
@@ -87,7 +88,7 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             )
         if update == "joint" and handover == "after":
             raise ConfigurationError("handover=after needs update=immediate: joint steps all units at the same time.")
-        if inner_steps < 1 or sweep_size < 1:
+        if inner_steps < 1 or (sweep_size is not None and sweep_size < 1):
             raise ConfigurationError(f"inner_steps={inner_steps} and sweep_size={sweep_size} must be 1 or more.")
         self.units = UnitStack(units)
         if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
@@ -172,17 +173,22 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
             ``negative_goodness`` ``(U, B, k)``, all detached and from before the units' steps.
         """
         x, batch = self._inputs(batch)
+        entries: list[Any] = [x]  # the units' inputs; one that is read has no use, and its memory is the next one's
+        del x
         others: Tensor | None = None
         losses: list[Tensor] = []
         goodnesses: list[Tensor] = []
         everyone = list(range(len(self.units)))
+        read_again = self.inner_steps > 1 or self.handover == "after"
         for group in [[k] for k in everyone] if self.update == "immediate" else [everyone]:
-            entries: list[Tensor | LabelledImages] = [x]  # each unit's input
+            entries = entries[-1:]
             contexts = [others]  # and the summed goodness of the units before it
             for inner in range(self.inner_steps):
                 total = torch.zeros(())
                 for position, k in enumerate(group):
                     h = self.units[k](entries[position])
+                    if not read_again:
+                        entries[position] = None
                     loss, g = self.local_loss(k, h, batch, contexts[position])
                     total = loss if position == 0 else total + loss
                     if inner == 0:
@@ -195,10 +201,9 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
                 last = group[-1] == everyone[-1] and inner == self.inner_steps - 1
                 del h, loss, g, total  # the graph must be gone before the next unit builds its own
                 self.step_units(group, batch_idx, counted=last)
-            x = entries[-1]
             if self.handover == "after":
                 with torch.no_grad():
-                    x = self.units[group[-1]](entries[0])
+                    entries = [self.units[group[-1]](entries[0])]
         outputs = self._outputs(losses, goodnesses, batch)
         assert self._losses is not None  # since training started
         self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)

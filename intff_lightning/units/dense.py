@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
@@ -83,10 +84,16 @@ class DenseUnit(HiddenUnit):
         squares = at_least_float32(image).square().sum(1, keepdim=True) + at_least_float32(value).square()
         norm = squares.sqrt()  # and not hypot, which ONNX has not
         scale = self.normalization.scale(norm, image.shape[1]).to(image.dtype)
-        classes, label = x.encoder.num_classes, x.label.T.unsqueeze(2)  # (L, B, 1)
-        one_hot = image.new_zeros(*label.shape[:2], classes)
-        one_hot.scatter_(2, label, (scale * value).expand_as(label))  # (L, B, C)
-        # a product with a one-hot matrix: its backward pass is faster than that of an index
-        columns = nn.functional.linear(one_hot, cast(nn.Linear, linear).weight[:, :classes])
-        output: Tensor = activation((linear(image.mul_(scale)) + columns).flatten(0, 1))
+        shared = linear(image.mul_(scale))  # (B, N)
+        value = (scale * value).to(shared.dtype)
+        columns = cast(nn.Linear, linear).weight[:, : x.encoder.num_classes].to(shared.dtype)  # (N, C)
+        if x.label.shape[0] == 1:  # the same labels for every image
+            h = torch.addcmul(shared, value, columns.T[x.label[0]].unsqueeze(1)).flatten(0, 1)  # (L, B, N)
+        else:
+            label = x.label.T.flatten().unsqueeze(1)  # (L * B, 1)
+            one_hot = shared.new_zeros(label.shape[0], columns.shape[1])
+            one_hot.scatter_(1, label, value.repeat(x.label.shape[1], 1))
+            # a product with a one-hot matrix: its backward pass is faster than that of an index
+            h = shared.repeat(x.label.shape[1], 1).add_(nn.functional.linear(one_hot, columns))
+        output: Tensor = activation(h)
         return output
