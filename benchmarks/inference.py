@@ -122,7 +122,7 @@ def _memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "classes": classes,
-                "inputs at a time": module.sweep_size,
+                "inputs at a time": module.inputs_at_a_time(module.device),
                 "sweep, MB": peak_bytes(functools.partial(module.label_goodness, image), arguments.device) / 1e6,
                 "a pass a label, MB": peak_bytes(functools.partial(separate, module, image), arguments.device) / 1e6,
                 "result, MB": 4 * len(module.units) * BATCH * classes / 1e6,

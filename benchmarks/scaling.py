@@ -70,8 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
         "1 is in proportion. What does not grow bends a line at its beginning: launching operations, the loop, and the "
         "first layer, with 784 pixels at any width, and its weights' gradient at any batch size. Products of a layer "
         "grow with the square of the width. IntFF immediate keeps one unit's activations, whatever their number. A "
-        "sweep's memory stops growing at the module's `sweep_size` inputs at a time; its product with one-hot labels "
-        "grows with the square of the classes."
+        "sweep's memory stops growing at the module's `sweep_size` inputs at a time."
     )
     write("scaling", arguments.out, rows, note)
     draw_lines(arguments.out / "scaling.png", _panels(rows), columns=3)

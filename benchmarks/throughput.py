@@ -1,11 +1,13 @@
-"""Epoch time of ``configs/mnist_plain.yaml``, default callbacks and loggers on, against a bare PyTorch loop.
+"""Epoch time of IntFF on MNIST, default callbacks and loggers on, against a bare PyTorch loop of the same math.
 
-The bare loop does the same math with nothing around it: tensors in memory, label overlay, one strictly wrong label,
-the same units, losses and fused Adam. The two take turns, epoch by epoch, in one process; the ratio is the median over
-the pairs.
+The bare loop does the same with nothing around it: tensors in memory, label overlay, one strictly wrong label, the same
+units, losses and fused Adam. The two take turns, epoch by epoch, in one process; the ratio is the median over the
+pairs. The paper's network is that of ``configs/mnist_plain.yaml``; two more are trained in its place, a deep one and
+one of convolutions, on fewer batches. What backpropagation costs is measured by ``benchmarks scaling``.
 """
 
 import argparse
+import json
 import statistics
 import time
 from itertools import pairwise
@@ -16,48 +18,66 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from benchmarks.results import summary, write
+from benchmarks.opponents import PAPER, Network
+from benchmarks.results import write
 from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
 
+BATCH = 256
+NETWORKS: dict[str, tuple[Network, int]] = {  # and the batches of an epoch
+    "the paper's, (784,(200,200,200),(50,50))": (PAPER, 214),
+    "16 units of 512": (Network(((512,),) * 16), 40),
+    "convolution, 4 units of 16C3": (Network(((16,),) * 4, conv=True), 20),
+}
+
 
 class BareLoop:
-    """The same training, as short as PyTorch allows."""
+    """The same training, as short as PyTorch allows.
 
-    def __init__(self, image: Tensor, target: Tensor, batch_size: int = 256, gain: float = 10.0) -> None:
-        self.image, self.target = image.flatten(1).float() / 255, target
-        self.batch_size, self.gain = batch_size, gain
-        widths = [[784, 200, 200, 200], [200, 50, 50]]
+    Args:
+        image: ``(N, 1, 28, 28)`` uint8.
+        target: ``(N,)``.
+        network: sizes of the units.
+        batches: of an epoch.
+        gain: of the units' inputs.
+    """
+
+    def __init__(self, image: Tensor, target: Tensor, network: Network, batches: int, gain: float = 10.0) -> None:
+        self.image, self.target, self.batches, self.gain = image.float() / 255, target, batches, gain
+        if not network.conv:
+            self.image = self.image.flatten(1)
         self.units = []
-        for sizes in widths:
+        size = 1 if network.conv else self.image.shape[1]
+        for widths in network.widths:
             layers: list[nn.Module] = []
-            for i, o in pairwise(sizes):
-                layers += [nn.Linear(i, o), nn.ReLU()]
+            for i, o in pairwise([size, *widths]):
+                layers += [nn.Conv2d(i, o, 3, padding=1) if network.conv else nn.Linear(i, o), nn.ReLU()]
             self.units.append(nn.Sequential(*layers))
+            size = widths[-1]
         self.optimizers = [torch.optim.Adam(unit.parameters(), lr=3e-3, fused=True) for unit in self.units]
 
     def overlay(self, image: Tensor, label: Tensor) -> Tensor:
         x = image.clone()
-        x[:, :10] = 0
-        x[torch.arange(len(x)), label] = image.amax(1)
+        pixels = x.flatten(1)
+        pixels[:, :10] = 0
+        pixels[torch.arange(len(x)), label] = image.flatten(1).amax(1)
         return x
 
-    def epoch(self) -> int:
+    def epoch(self) -> None:
         order = torch.randperm(len(self.target))
-        batches = len(order) // self.batch_size
-        for index in order[: batches * self.batch_size].view(batches, -1):
+        for index in order[: self.batches * BATCH].view(self.batches, -1):
             image, target = self.image[index], self.target[index]
             wrong = (target + torch.randint(1, 10, target.shape)) % 10
             x = torch.cat([self.overlay(image, target), self.overlay(image, wrong)])
             for unit, optimizer in zip(self.units, self.optimizers, strict=True):
-                h = unit(self.gain * x / (x.norm(dim=1, keepdim=True) + 1e-4))
-                positive, negative = h.square().mean(1).chunk(2)
+                norm = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+                h = unit(self.gain * x / (norm + 1e-4))
+                positive, negative = h.flatten(1).square().mean(1).chunk(2)
                 loss = 0.5 * softplus(1.5 - positive).mean() + 0.5 * softplus(negative - 1.5).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 x = h.detach()
-        return batches
 
 
 class TakeTurns(L.Callback):
@@ -82,47 +102,55 @@ class TakeTurns(L.Callback):
 
 
 def main(arguments: argparse.Namespace) -> None:
+    rows = [row for name, (network, batches) in NETWORKS.items() for row in _pairs(name, network, batches, arguments)]
+    note = f"{arguments.epochs} pairs of epochs of a network, batches of {BATCH} images and their negatives."
+    write("throughput", arguments.out, rows, note)
+
+
+def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     data = MNISTDataModule(arguments.data_dir)
     data.prepare_data()
     train: Any = data.dataset("train")
-    turns = TakeTurns(BareLoop(train.image, train.target))
+    turns = TakeTurns(BareLoop(train.image, train.target, network, batches))
+    options = {
+        "--trainer.max_epochs": arguments.epochs + 2,
+        "--trainer.limit_train_batches": batches,
+        "--trainer.default_root_dir": arguments.out / "logs",
+        "--data.data_dir": data.data_dir.as_posix(),
+        "--test_after_fit": "false",
+    }
+    if network is not PAPER:
+        options["--model.units"] = json.dumps([_unit(network, widths) for widths in network.widths])
     original = cli.IntFFCLI.instantiate_trainer
 
-    def with_turns(self: Any, **options: Any) -> L.Trainer:
-        trainer = original(self, **options)
+    def with_turns(self: Any, **kwargs: Any) -> L.Trainer:
+        trainer = original(self, **kwargs)
         trainer.callbacks.append(turns)
         return trainer
 
-    cli.IntFFCLI.instantiate_trainer = with_turns
-    options = [
-        "--trainer.max_epochs",
-        str(arguments.epochs + 2),
-        "--trainer.default_root_dir",
-        str(arguments.out / "logs"),
-    ]
-    code = cli.main(
-        [
-            "fit",
-            "--config",
-            "configs/mnist_plain.yaml",
-            "--data.data_dir",
-            data.data_dir.as_posix(),
-            *options,
-            "--test_after_fit",
-            "false",
-        ]
-    )
-    assert code == 0
-    ours, theirs = turns.ours[1:], turns.theirs[1 : len(turns.ours)]  # the first epoch warms up
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    rows = [
+    cli.IntFFCLI.instantiate_trainer = with_turns  # type: ignore[method-assign]
+    try:
+        parts = [str(part) for option in options.items() for part in option]
+        assert cli.main(["fit", "--config", "configs/mnist_plain.yaml", *parts]) == 0
+    finally:
+        cli.IntFFCLI.instantiate_trainer = original  # type: ignore[method-assign]
+    times = {"intff_lightning": turns.ours[1:], "bare PyTorch": turns.theirs[1:-1]}  # the first epoch warms up
+    ratios = [ours / bare for ours, bare in zip(*times.values(), strict=True)]
+    return [
         {
-            "loop": name,
-            "seconds an epoch (median)": statistics.median(v),
-            "min": summary(v)["min"],
-            "max": summary(v)["max"],
-            "ratio (median)": r,
+            "network": name,
+            "loop": loop,
+            "a step, ms (median)": 1e3 * statistics.median(seconds) / batches,
+            "min": 1e3 * min(seconds) / batches,
+            "max": 1e3 * max(seconds) / batches,
+            "ratio (median)": statistics.median(ratios) if loop == "intff_lightning" else 1.0,
         }
-        for name, v, r in (("intff_lightning", ours, statistics.median(ratios)), ("bare PyTorch", theirs, 1.0))
+        for loop, seconds in times.items()
     ]
-    write("throughput", arguments.out, rows, note=f"{len(ours)} pairs of epochs, 214 batches of 256 each.")
+
+
+def _unit(network: Network, widths: tuple[int, ...]) -> dict[str, Any]:
+    """A unit of ``configs/mnist_plain.yaml`` of other sizes."""
+    kind, sizes = ("ConvUnit", {"channels": widths, "pool": 1}) if network.conv else ("DenseUnit", {"widths": widths})
+    normalization = {"class_path": "UnitL2", "init_args": {"gain": 10}}
+    return {"class_path": kind, "init_args": {**sizes, "normalization": normalization}}

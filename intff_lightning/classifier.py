@@ -61,6 +61,10 @@ class LabelClassifier:
         """
         return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
 
+    def inputs_at_a_time(self, device: torch.device) -> int:
+        """``sweep_size``, or what suits the device: few enough that a CPU's caches hold their activations."""
+        return self.sweep_size or (640 if device.type == "cpu" else 8192)
+
     def _sweep(self, image: Tensor, read: Callable[[LabelledImages], Tensor]) -> Tensor:
         """What ``read`` finds for every image ``(B, *)`` under every label, ``(B, C, F)``.
 
@@ -69,14 +73,13 @@ class LabelClassifier:
         """
         _check_float(image)
         labels = torch.arange(self.encoder.num_classes, device=image.device)
-        # few enough that a CPU's caches hold their activations
-        size = self.sweep_size or (640 if image.device.type == "cpu" else 8192)
+        size = self.inputs_at_a_time(image.device)
         # an exported program takes batches of any size, and must not choose by it
         some = [image] if torch.compiler.is_exporting() else torch.split(image, max(1, size // len(labels)))
         rows = []
         for images in some:
             found = []
-            for run in torch.split(labels, size):
+            for run in torch.chunk(labels, -(-len(labels) // size)):
                 part = read(LabelledImages(images, run.unsqueeze(0), self.encoder))
                 found.append(part.reshape(len(run), -1, part.shape[1]))
             rows.append(torch.cat(found).transpose(0, 1))

@@ -80,24 +80,31 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     return x * (gain * torch.rsqrt(mean_square + eps)).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-class _MeanSquare(torch.autograd.Function):
-    """Of every row. Autograd's own backward pass makes three tensors of the size of ``h`` where one will do."""
+class _MeanSquares(torch.autograd.Function):
+    """Of rows ``(B, D)``: ``(B,)``, or ``(B, C)`` with the weights ``(D, C)`` of means.
+
+    Autograd's own backward pass makes three tensors of the size of ``h`` where one will do.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor) -> Tensor:
+    def forward(h: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is not None:
+            return h.square() @ weights
         dot: Tensor = torch.linalg.vecdot(h, h)  # no squares are written down
         return dot / h.shape[1]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        h: Tensor = ctx.saved_tensors[0]
-        return h * (gradient * (2 / h.shape[1])).unsqueeze(1)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        h, weights = ctx.saved_tensors
+        if weights is not None:
+            return (gradient @ (2 * weights).T).mul_(h), None
+        return h * (gradient * (2 / h.shape[1])).unsqueeze(1), None
 
 
 def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -120,7 +127,7 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    mean_square: Tensor = _MeanSquare.apply(flat)
+    mean_square: Tensor = _MeanSquares.apply(flat)
     return mean_square
 
 
@@ -157,15 +164,19 @@ def channel_goodness(h: Tensor, classes: int) -> Tensor:
     >>> channel_goodness(torch.tensor([[1.0, 3.0, 2.0, 2.0]]), 2)
     tensor([[5., 4.]])
     """
-    squares = at_least_float32(h).square()
-    if squares.ndim > 2:
-        squares = squares.mean(1) if squares.ndim == 3 else squares.flatten(2).mean(2)
-    channels = squares.shape[1]
+    h = at_least_float32(h)
+    if h.ndim == 3:
+        h = h.transpose(1, 2)  # channels, then positions
+    size, channels, features = h.shape[0], h.shape[1], h.shape[1:].numel()
     if channels % classes == 0:
-        return squares.reshape(-1, classes, channels // classes).mean(2)
+        return goodness(h.reshape(size * classes, features // classes)).view(size, classes)
     owner = torch.arange(channels, device=h.device) * classes // channels
-    share = torch.nn.functional.one_hot(owner, classes).to(squares.dtype)
-    return squares @ (share / share.sum(0))
+    share = torch.nn.functional.one_hot(owner, classes).to(h.dtype)
+    share = share / share.sum(0)
+    if h.ndim > 2:
+        return goodness(h.reshape(size * channels, features // channels)).view(size, channels) @ share
+    mean_squares: Tensor = _MeanSquares.apply(h, share)
+    return mean_squares
 
 
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:

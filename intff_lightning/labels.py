@@ -45,15 +45,14 @@ class LabelEncoder(Recorded, nn.Module):
             ConfigurationError: with what to change.
         """
 
-    def one_hot(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Take an encoding apart whose label is one-hot in the first ``num_classes`` features.
+    def one_hot_value(self, image: Tensor) -> Tensor | None:
+        """Take an encoding apart whose label is one-hot in the first ``num_classes`` features, in place of the image's.
 
         Args:
             image: ``(B, *)``.
 
         Returns:
-            A copy of the flattened images with those features at zero ``(B, features)``, and the value that the
-            label's feature takes ``(B, 1)``; ``None`` for any other encoding.
+            The value that the label's feature takes ``(B, 1)``; ``None`` for any other encoding.
         """
         return None
 
@@ -115,19 +114,18 @@ class LabelOverlay(LabelEncoder):
                 f"{num_classes} labels needs more than {num_classes}.\nUse larger images, or another label encoder."
             )
 
-    def one_hot(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The image without its first pixels, and the label pixel's value."""
-        overlaid = image.flatten(1).clone()
-        overlaid[:, : self.num_classes] = 0
+    def one_hot_value(self, image: Tensor) -> Tensor:
+        """Value of the label's pixel, ``(B, 1)``."""
         if self.intensity is None:
-            return overlaid, image.flatten(1).amax(1, keepdim=True)
-        return overlaid, overlaid.new_full((image.shape[0], 1), self.intensity)
+            return image.flatten(1).amax(1, keepdim=True)
+        return image.new_full((image.shape[0], 1), self.intensity)
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Overlay ``label`` ``(B,)`` on ``image`` ``(B, *)``; the shape stays."""
-        overlaid, value = self.one_hot(image)
+        overlaid = image.flatten(1).clone()
+        overlaid[:, : self.num_classes] = 0
         if label is not None:
-            overlaid.scatter_(1, label.unsqueeze(1), value)
+            overlaid.scatter_(1, label.unsqueeze(1), self.one_hot_value(image))
         return overlaid.view_as(image)
 
     def extra_repr(self) -> str:

@@ -68,32 +68,36 @@ class DenseUnit(HiddenUnit):
         return outputs
 
     def _read_apart(self, x: LabelledImages, first: nn.Sequential) -> Tensor:
-        r"""First layer on images and labels apart, so that an image is read once for all of its labels.
+        r"""First layer on images and labels apart, so that an image is read once for all of its labels, and not copied.
 
-        With the label one-hot of value v and :math:`s` the normalization's factor, the same for every label,
+        With the image's features behind those of the label, which is one-hot of value v, and the normalization's factor
+        :math:`s`, the same for every label,
 
-        .. math:: W \, s \, (\text{image} + v \, e_\text{label}) + b
-            = \bigl(W \, s \, \text{image} + b\bigr) + s v \, W_{\cdot, \text{label}}
+        .. math:: W \, s \, (v \, e_\text{label}, \text{image}) + b
+            = s \, W_\text{image} \, \text{image} + b + s v \, W_{\cdot, \text{label}}
         """
-        linear, activation = first
-        parts = x.encoder.one_hot(x.image)
-        if parts is None or not isinstance(self.normalization, ScaleNormalization):
+        linear, activation = cast(nn.Linear, first[0]), first[1]
+        value = x.encoder.one_hot_value(x.image)  # (B, 1)
+        if value is None or not isinstance(self.normalization, ScaleNormalization):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
-        image, value = parts  # (B, features), a copy of its own, and (B, 1)
-        squares = at_least_float32(image).square().sum(1, keepdim=True) + at_least_float32(value).square()
-        norm = squares.sqrt()  # and not hypot, which ONNX has not
-        scale = self.normalization.scale(norm, image.shape[1]).to(image.dtype)
-        shared = linear(image.mul_(scale))  # (B, N)
-        value = (scale * value).to(shared.dtype)
-        columns = cast(nn.Linear, linear).weight[:, : x.encoder.num_classes].to(shared.dtype)  # (N, C)
+        classes, features = x.encoder.num_classes, linear.in_features
+        image = x.image.flatten(1)[:, classes:]
+        norm = torch.linalg.vector_norm(at_least_float32(image), dim=1, keepdim=True)
+        norm = (norm.square() + at_least_float32(value).square()).sqrt()  # and not hypot, which ONNX has not
+        scale = self.normalization.scale(norm, features).to(image.dtype)
+        columns, weight = torch.split(linear.weight, [classes, features - classes], dim=1)
+        product = nn.functional.linear(image, weight)
+        scale, bias = scale.to(product.dtype), linear.bias.to(product.dtype)
+        shared = torch.addcmul(bias, product, scale)  # (B, N)
+        columns, value = columns.T.to(shared.dtype), (scale * value).to(shared.dtype)
         if x.label.shape[0] == 1:  # the same labels for every image
-            h = torch.addcmul(shared, value, columns.T[x.label[0]].unsqueeze(1)).flatten(0, 1)  # (L, B, N)
+            h = torch.addcmul(shared, value, columns[x.label[0]].unsqueeze(1)).flatten(0, 1)  # (L, B, N)
         else:
             label = x.label.T.flatten().unsqueeze(1)  # (L * B, 1)
-            one_hot = shared.new_zeros(label.shape[0], columns.shape[1])
+            one_hot = shared.new_zeros(label.shape[0], classes)
             one_hot.scatter_(1, label, value.repeat(x.label.shape[1], 1))
             # a product with a one-hot matrix: its backward pass is faster than that of an index
-            h = shared.repeat(x.label.shape[1], 1).add_(nn.functional.linear(one_hot, columns))
+            h = shared.repeat(x.label.shape[1], 1).addmm_(one_hot, columns)
         output: Tensor = activation(h)
         return output
