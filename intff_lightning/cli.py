@@ -74,6 +74,7 @@ class IntFFCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of our own."""
+        parser.add_class_arguments(ours.LinearProbe, "probe")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best weights when fit is done.")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -94,10 +95,11 @@ class IntFFCLI(LightningCLI):
         report = ours.TerminalReport(epoch_lines=not progress)
         defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
         unsupervised = getattr(self.model, "unsupervised", False)
-        if unsupervised:  # the probe is all there is to choose the best weights by; its features as Hinton's (2022)
-            defaults.insert(2, ours.LinearProbe(every_n_epochs=1, normalize=True, learning_rate=3e-3))
-        elif hasattr(self.model, "embed") and not getattr(self.model, "by_class", False):
-            defaults.insert(2, ours.LinearProbe())
+        if hasattr(self.model, "embed") and not getattr(self.model, "by_class", False):
+            probe = self._get(self.config_init, "probe")
+            if unsupervised:  # the probe is all there is to choose the best weights by
+                probe.every_n_epochs = probe.every_n_epochs or 1
+            defaults.insert(2, probe)
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
         if self.subcommand == "fit" and not quick:

@@ -43,6 +43,11 @@ def _module():
     return IntFFModule([unit([30, 20]), unit([10])], optimizer=functools.partial(torch.optim.Adam, lr=0.01))
 
 
+def _module_for(data, **options):
+    torch.manual_seed(0)
+    return IntFFModule([DenseUnit([30])], input_shape=data.input_shape, num_classes=10, **options)
+
+
 def test_goodness_logger_on_test_data(digits, trainer):
     module, batches = _module(), _Batches()
     run = trainer(max_epochs=3, callbacks=[GoodnessLogger(auroc_bins=2000), batches])
@@ -181,6 +186,45 @@ def test_the_probe_reads_what_a_reference_reads(options, digits, trainer):
     accuracy = reference.fit(train, data.dataset("train").target).score(test, data.dataset("test").target)
     assert accuracy > 0.8
     assert run.callback_metrics["test/probe_accuracy"] > accuracy - 0.03
+
+
+def test_the_probe_sees_augmented_images_anew_in_every_pass(digits, trainer):
+    seen = []
+
+    def darken(image, *, generator):
+        seen.append((image.clone(), generator.bits()))
+        return image * generator.uniform().view(-1, 1, 1, 1)
+
+    def weights(**options):
+        probe = LinearProbe(epochs=3, **options)
+        trainer(callbacks=[probe]).test(_module_for(data), data, verbose=False)
+        return probe.layer.weight
+
+    data = digits(seed=0)
+    first = weights(augmentation=darken)
+    batches = len(seen) // 3
+    images, draws = (
+        [torch.cat([batch[i] for batch in seen[n * batches : (n + 1) * batches]]) for n in range(3)] for i in (0, 1)
+    )
+    expected = data.dataset("train").image.flatten(1).sum(1)
+    for n in range(3):
+        assert len(draws[n].unique()) == len(draws[n])  # each sample its own
+        total = images[n].flatten(1).sum(1)
+        assert torch.isin(total, expected).all()  # sums of sixteenths are exact
+        assert not torch.equal(total, images[n - 1].flatten(1).sum(1))  # another order
+        assert not torch.equal(draws[n], draws[n - 1])
+    assert torch.equal(first, weights(augmentation=darken))
+    assert not torch.equal(first, weights())
+
+
+def test_features_of_a_network_without_labels_are_normalized(digits, trainer):
+    def weights(**options):
+        probe, data = LinearProbe(epochs=2, **options), digits(seed=0, negatives=HybridImages())
+        trainer(callbacks=[probe]).test(_module_for(data, encoder=NoLabel()), data, verbose=False)
+        return probe.layer.weight
+
+    assert torch.equal(weights(), weights(normalize=True, learning_rate=3e-3))
+    assert not torch.equal(weights(), weights(normalize=False))
 
 
 def test_the_probe_is_one_linear_layer_on_the_features(digits, trainer):

@@ -66,6 +66,14 @@ def test_options_reach_their_classes(capsys):
     assert printed["data"]["init_args"]["batch_size"] == 50
 
 
+def test_the_probe_has_options(capsys):
+    assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1", "--probe.every_n_epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "val/probe_accuracy" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
+    assert main(["fit", "--config", DIGITS, "--probe.epochs", "0"]) == 1
+    assert "LinearProbe: epochs=0" in capsys.readouterr().err
+
+
 def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text(
         "trainer: {max_epochs: 1, callbacks: "

@@ -60,6 +60,21 @@ def test_gradients_in_float64(function):
     assert torch.autograd.gradcheck(function, x)
 
 
+@pytest.mark.parametrize("shape", [(3, 6), (3, 7), (3, 6, 2, 2), (3, 7, 2, 2), (3, 4, 6), (3, 4, 7)])  # 7 are uneven
+def test_gradients_of_class_goodness_in_float64(shape):
+    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda h: F.channel_goodness(h, 3), x)
+    assert F.channel_goodness(x[:0], 3).shape == (0, 3)
+
+
+def test_goodness_is_a_function_like_any_of_torchs():
+    h = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(F.goodness, h)
+    assert torch.autograd.gradgradcheck(lambda x: F.channel_goodness(x, 3), h)
+    by_sample = torch.func.vmap(torch.func.grad(lambda x: F.goodness(x.unsqueeze(0)).sum()))(h.detach())
+    torch.testing.assert_close(by_sample, 2 * h.detach() / 5)
+
+
 def test_gradient_of_the_loss_in_float64():
     positive = torch.rand(4, dtype=torch.float64, requires_grad=True)
     negative = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)

@@ -54,6 +54,17 @@ def test_a_copy_of_a_relabelled_batch_is_a_plain_one():
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(copy, batch, strict=True))
 
 
+def test_the_same_labels_for_every_image_may_be_given_once():
+    encoder = _encoder()
+    for unit in (DenseUnit([5]), DenseUnit([5], normalization=NoNormalization())):
+        unit.materialize((1, 4, 5))
+        for size in (0, 1, 6):
+            image, label = torch.rand(size, 1, 4, 5), torch.tensor([[2, 0]])
+            once, written_out = (LabelledImages(image, row, encoder) for row in (label, label.repeat(size, 1)))
+            torch.testing.assert_close(unit(once), unit(written_out))
+            assert torch.equal(once.dense(), written_out.dense())
+
+
 @pytest.mark.parametrize("intensity", [None, 0.3])
 @pytest.mark.parametrize(
     "normalization", [lambda: UnitL2(7.0), lambda: RMS(2.0), NoNormalization, lambda: nn.LayerNorm([1, 4, 5])]

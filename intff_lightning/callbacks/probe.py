@@ -11,8 +11,11 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DistributedSampler
 
+from intff_lightning.augmentations import Augmentation
 from intff_lightning.callbacks.reduced import log_reduced
+from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.pairs import image_and_target
 
@@ -57,10 +60,12 @@ class LinearProbe(Callback):
         every_n_epochs: fit it before the validation of every n-th epoch; ``None``: not while the network trains.
         label: labels shown while features are taken, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
         hidden: take every layer's activations, not only the units' outputs.
-        normalize: divide each unit's activations by their root mean square; for networks trained without labels.
+        normalize: divide each unit's activations by their root mean square; ``None``: where the network was trained
+            without labels, as Hinton (2022) does.
         epochs: passes over the training data in one fit.
-        learning_rate: of Adam at the start of a fit; it falls to zero along a cosine.
+        learning_rate: of Adam at the start of a fit; ``None`` is 0.003 for normalized features, 0.001 for others.
         weight_decay: decoupled, of the weights.
+        augmentation: of the training images, which are new in every pass then, and their features computed anew.
         cache_bytes: features are computed once where they fit, else anew in every pass.
     """
 
@@ -69,17 +74,18 @@ class LinearProbe(Callback):
         every_n_epochs: int | None = None,
         label: Literal["all", "neutral"] = "all",
         hidden: bool = False,
-        normalize: bool = False,
+        normalize: bool | None = None,
         epochs: int = 10,
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 0.1,
+        augmentation: Augmentation | None = None,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
             raise ConfigurationError(f"LinearProbe: epochs={epochs} and every_n_epochs={every_n_epochs} start at 1.")
         self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
-        self.cache_bytes = cache_bytes
+        self.augmentation, self.cache_bytes = augmentation, 0 if augmentation else cache_bytes
         self.layer: ScaledLinear | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._generator = torch.Generator().manual_seed(0)  # of its own: the run's draws must not depend on a probe
@@ -123,13 +129,14 @@ class LinearProbe(Callback):
     def _train(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         cached: list[tuple[Tensor, Tensor]] = []
         size = 0
+        rate = self.learning_rate or (3e-3 if self._normalized(module) else 1e-3)
         for epoch in range(self.epochs):
             whole = epoch > 0 and bool(cached)
             order = torch.randperm(len(cached), generator=self._generator).tolist() if whole else []
             for features, target in [cached[i] for i in order] if whole else self._features(trainer, module):
                 if self._optimizer is None:
                     self._build(features, module)
-                self._step(trainer, features, target, 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
+                self._step(trainer, features, target, rate * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
                 if epoch == 0:
                     size += features.numel() * features.element_size()
                     cached.append((features, target))
@@ -139,22 +146,33 @@ class LinearProbe(Callback):
             raise ConfigurationError("LinearProbe: the training data gives no batch to fit the probe on.")
 
     def _features(self, trainer: L.Trainer, module: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features ``(B, F)`` and targets of the training images, without augmentation."""
+        """Features ``(B, F)`` and targets of the training images, without the datamodule's augmentation."""
         source: Any = getattr(trainer, "datamodule", None) or module
         if not self._ready:  # once: a second split of somebody's data may be another one
             source.setup("fit")
             self._ready = True
-        for batch in source.train_dataloader():
+        loader = source.train_dataloader()
+        seed, seen = int(torch.randint(2**31, (), generator=self._generator)), 0  # of this pass
+        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            loader.sampler.set_epoch(seed)  # or every pass would be in the order of the network's epoch
+        for batch in loader:
             batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
             batch = source.transfer_batch_to_device(batch, module.device, 0)
             image, target = image_and_target(source.on_after_batch_transfer(batch, 0))
+            if self.augmentation is not None:
+                index = torch.arange(seen, seen + len(target), device=image.device)
+                image = self.augmentation(image, generator=Draws(seed, trainer.global_rank, index))
+                seen += len(target)
             with torch.no_grad():
                 features = self._embed(module, image)
             yield features, target
 
+    def _normalized(self, module: Any) -> bool:
+        return bool(getattr(module, "unsupervised", False)) if self.normalize is None else self.normalize
+
     def _embed(self, module: Any, image: Tensor) -> Tensor:
-        options = {"normalize": True} if self.normalize else {}  # an `embed` of the user's own may lack it
+        options = {"normalize": True} if self._normalized(module) else {}  # an `embed` of the user's own may lack it
         features: Tensor = module.embed(image, label=self.label, hidden=self.hidden, **options)
         return features.float()
 
@@ -165,7 +183,7 @@ class LinearProbe(Callback):
             self.layer.load_state_dict(self._restored["layer"])
             self._optimizer.load_state_dict(self._restored["optimizer"])
 
-    def _step(self, trainer: L.Trainer, features: Tensor, target: Tensor, factor: float) -> None:
+    def _step(self, trainer: L.Trainer, features: Tensor, target: Tensor, rate: float) -> None:
         assert self.layer is not None
         assert self._optimizer is not None
         loss = cross_entropy(self.layer(features), target)
@@ -176,7 +194,7 @@ class LinearProbe(Callback):
                 assert parameter.grad is not None
                 parameter.grad.copy_(trainer.strategy.reduce(parameter.grad, reduce_op="mean"))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor
+            group["lr"] = rate
         self._optimizer.step()
 
     # ---------------------------------------------------------------- evaluation
