@@ -14,6 +14,7 @@ NAMES = {
     "resume": "runs killed at random moments and resumed, against the run that nobody killed",
     "scaling": "seconds and memory over batch size, width, depth, classes and data, against backpropagation",
     "startup": "seconds until the help, and until the first batch, against the imports alone",
+    "steps": "a training step against backpropagation, and what each optimization gives",
     "throughput": "epoch time against a bare PyTorch loop",
     "time_to_accuracy": "seconds from process start until the validation accuracy passes a mark",
 }
@@ -28,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--out", type=Path, default=Path("results"), help="folder of the result (default: results)"
         )
         command.add_argument("--data_dir", default=os.environ.get("INTFF_DATA_DIR", "data"), help="folder of the data")
-        if name in ("inference", "memory", "scaling", "startup"):
+        if name in ("inference", "memory", "scaling", "startup", "steps"):
             command.add_argument(
                 "--quick", action="store_true", help="the shape of it in seconds; figures mean nothing"
             )
-        if name in ("inference", "memory", "scaling"):
+        if name in ("inference", "memory", "scaling", "steps"):
             command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         if name == "throughput":
             command.add_argument("--epochs", type=int, default=8, help="pairs of epochs")

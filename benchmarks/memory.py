@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from benchmarks.opponents import BP, BY_CLASS, IMMEDIATE, JOINT, Network, Rule, train
+from benchmarks.opponents import BP, BY_CLASS, CHECKPOINTING, IMMEDIATE, JOINT, MICRO_BATCHES, Network, Rule, train
 from benchmarks.results import Panel, draw_lines, write
 from intff_lightning.messages import quiet
 from intff_lightning.pairs import image_and_target
@@ -37,9 +37,9 @@ RULES = [
     IMMEDIATE,
     JOINT,
     BP,
-    Rule("BP, checkpointing", lambda network: network.backprop(checkpointing=True)),
-    Rule("BP, 4 micro-batches", BP.make, micro_batches=4),
-    Rule("BP, checkpointing, 4 micro-batches", lambda network: network.backprop(checkpointing=True), micro_batches=4),
+    CHECKPOINTING,
+    MICRO_BATCHES,
+    Rule("BP, checkpointing, 4 micro-batches", CHECKPOINTING.make, micro_batches=4),
     Rule("IntFF immediate, 4 micro-batches", IMMEDIATE.make, micro_batches=4),
     BY_CLASS,
 ]
@@ -161,14 +161,14 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 
 def main(arguments: argparse.Namespace) -> None:
     quiet()
-    depths, shrink = ((2, 4), 8) if arguments.quick else (DEPTHS, 1)
+    depths = (2, 4) if arguments.quick else DEPTHS
     peaks: dict[tuple[str, str], list[float]] = {}
     rows: list[dict[str, Any]] = []
     for kind, (make, batch_size) in NETWORKS.items():
         for rule in RULES:
-            found = [step_bytes(rule, make(units), batch_size // shrink, arguments.device) for units in depths]
+            found = [step_bytes(rule, make(units), batch_size, arguments.device) for units in depths]
             peaks[kind, rule.name] = [peak / 1e6 for peak, _ in found]
-            rows.append({"network": kind, "batch, images": batch_size // shrink, "rule": rule.name})
+            rows.append({"network": kind, "batch, images": batch_size, "rule": rule.name})
             rows[-1] |= {f"{d} units, MB": mb for d, mb in zip(depths, peaks[kind, rule.name], strict=True)}
             rows[-1]["parameters, gradients, Adam, MB"] = found[-1][1] / 1e6
     for row in rows:

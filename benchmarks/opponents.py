@@ -1,6 +1,7 @@
 """The networks that are compared, of one size under every training rule, and their turns at training."""
 
 import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
-from intff_lightning.local import ChannelGoodness
+from intff_lightning.local import ChannelGoodness, Goodness, MeanSquares
 
 WARM_UP = 3  # steps of a turn that do not count
 # fused, for every rule: it needs no memory of its own beside its state
@@ -50,16 +51,17 @@ class Network:
     shape: tuple[int, ...] = (1, 28, 28)
     classes: int = 10
 
-    def intff(self, by_class: bool = False, **options: Any) -> IntFFModule:
+    def intff(self, goodness: Callable[[], Goodness] = MeanSquares, **options: Any) -> IntFFModule:
         """IntFF with the paper's loss; layers are made here, so that it can be called untrained.
 
         Args:
-            by_class: a goodness for every class, from images without a label, in place of the paper's.
+            goodness: of every unit.
             **options: of the module.
         """
         make: Any = functools.partial(ConvUnit, pool=1) if self.conv else DenseUnit
-        units = [make(list(layers), goodness=ChannelGoodness() if by_class else None) for layers in self.widths]
-        return IntFFModule(units, optimizer=ADAM, input_shape=list(self.shape), num_classes=self.classes, **options)
+        units = [make(list(layers), goodness=goodness()) for layers in self.widths]
+        options = {"optimizer": ADAM, "input_shape": list(self.shape), "num_classes": self.classes, **options}
+        return IntFFModule(units, **options)
 
     def backprop(self, checkpointing: bool = False) -> BackpropModule:
         """The same layers, and a linear one for the scores.
@@ -93,8 +95,10 @@ class Rule:
 
 IMMEDIATE = Rule("IntFF immediate", lambda network: network.intff())
 JOINT = Rule("IntFF joint", lambda network: network.intff(update="joint"))
-BY_CLASS = Rule("IntFF by class", lambda network: network.intff(by_class=True))
+BY_CLASS = Rule("IntFF by class", lambda network: network.intff(ChannelGoodness))
 BP = Rule("BP", lambda network: network.backprop())
+CHECKPOINTING = Rule("BP, checkpointing", lambda network: network.backprop(checkpointing=True))
+MICRO_BATCHES = Rule("BP, 4 micro-batches", BP.make, micro_batches=4)
 
 
 def train(
@@ -160,11 +164,17 @@ class Stopwatch(L.Callback):
         self.epochs.append(now(self.device))
 
 
-def step_seconds(module: L.LightningModule, network: Network, batch_size: int, steps: int, device: str) -> list[float]:
-    """Seconds from the end of one batch to the end of the next, everything between them included, ``steps`` times."""
-    watch = Stopwatch(device)
-    train(module, network, batch_size, WARM_UP + steps, watch, device)
-    return [after - before for before, after in pairwise(watch.batches)][WARM_UP - 1 :]
+def median_step(rule: Rule, network: Network, batch_size: int, steps: int, device: str) -> Callable[[], float]:
+    """A turn at training: the median seconds of ``steps`` steps, each from the end of one to the end of the next."""
+    module, size = rule.make(network), rule.micro_batches
+
+    def turn() -> float:
+        watch = Stopwatch(device)
+        train(module, network, batch_size, WARM_UP + steps, watch, device, size)
+        ends = watch.batches[size - 1 :: size]
+        return statistics.median([after - before for before, after in pairwise(ends)][WARM_UP - 1 :])
+
+    return turn
 
 
 def take_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

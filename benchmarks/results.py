@@ -34,13 +34,14 @@ _STYLES = [  # told apart in grey, and by the colour-blind
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over one quantity, both axes logarithmic: what grows in proportion is a line of slope 1."""
+    """Lines over one quantity, by default on logarithmic axes: what grows in proportion is a line of slope 1."""
 
     title: str
     x_label: str
     y_label: str
     lines: dict[str, tuple[Sequence[float], Sequence[float]]]
     """By name, which has one style in all panels of a figure: places and values."""
+    logarithmic: bool = True
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -95,14 +96,41 @@ def draw_lines(path: Path, panels: Sequence[Panel], columns: int = 3) -> None:
     for axes, panel in zip(grid, panels, strict=False):
         for name, (places, values) in panel.lines.items():
             (handles[name],) = axes.plot(places, values, label=name, **styles[name])
-        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, xscale="log", yscale="log")
-        places = sorted({place for line, _ in panel.lines.values() for place in line})
-        axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
+        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.grid(True, alpha=0.3)
+        if panel.logarithmic:
+            axes.set(xscale="log", yscale="log")
+            places = sorted({place for line, _ in panel.lines.values() for place in line})
+            axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def draw_ratios(path: Path, groups: dict[str, dict[str, tuple[float, float, float]]], label: str) -> None:
+    """Save a chart of ratios, a panel for each group: median, least and most of every name, beside the line at 1."""
+    sizes = [len(ratios) for ratios in groups.values()]
+    figure = Figure(figsize=(7, 0.5 * len(groups) + 0.36 * sum(sizes) + 0.5), layout="constrained")
+    grid = figure.subplots(len(groups), sharex=True, squeeze=False, height_ratios=[0.8 + size for size in sizes])
+    for axes, (title, ratios) in zip(grid.flatten(), groups.items(), strict=True):
+        median, least, most = zip(*ratios.values(), strict=True)
+        whiskers = [
+            [m - a for m, a in zip(median, least, strict=True)],
+            [b - m for m, b in zip(median, most, strict=True)],
+        ]
+        bars = axes.barh(range(len(ratios)), median, xerr=whiskers, color="#56b4e9", ecolor="#000000", capsize=2)
+        axes.bar_label(bars, [f" {m:.2f}" for m in median], fontsize=8)
+        axes.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
+        axes.invert_yaxis()
+        axes.axvline(1, color="#000000", linestyle=":")
+        axes.set_title(title, fontsize=9)
+    axes.set_xlabel(label)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"written: {path}")

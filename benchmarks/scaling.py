@@ -5,8 +5,6 @@ Training is by ``IntFFModule`` (immediate and joint; one wrong label a positive,
 of one batch to the end of the next, loading included; its memory is counted as in ``benchmarks.memory``. With the
 number of classes it is classification that grows: a sweep of all labels, against one pass of a network with a goodness
 for each class, and of a network trained by backpropagation. The rules take turns in one process.
-
-A second table sets IntFF's training step beside that of backpropagation, for the paper's network and a deep one.
 """
 
 import argparse
@@ -28,8 +26,8 @@ from benchmarks.opponents import (
     Network,
     Rule,
     Stopwatch,
+    median_step,
     now,
-    step_seconds,
     take_turns,
     train,
 )
@@ -45,8 +43,6 @@ STEPS: dict[str, tuple[Sequence[int], Callable[[int], tuple[Network, int]]]] = {
 CLASSES, CHANNELS, CLASSIFIED = (10, 50, 200, 1000), 1000, 64  # of every unit, so that each class has some; images
 IMAGES = (2048, 4096, 8192, 16384, 32768)
 ROUNDS, STEPS_A_TURN = 3, 5
-DUELS = {"the paper's, (784,(200,200,200),(50,50))": PAPER, "16 units of 512": Network(((512,),) * 16)}
-DUEL_ROUNDS, DUEL_STEPS = 11, 12
 RULES = [IMMEDIATE, JOINT, BP]
 
 
@@ -74,9 +70,6 @@ def main(arguments: argparse.Namespace) -> None:
     )
     write("scaling", arguments.out, rows, note)
     draw_lines(arguments.out / "scaling.png", _panels(rows), columns=3)
-    duels = [row for name in list(DUELS)[: 1 if quick else None] for row in _duel(name, DUELS[name], quick, device)]
-    note = f"A training step, {device}, batches of {BATCH} images; medians of turns, ratios turn by turn."
-    write("scaling_step", arguments.out, duels, note)
 
 
 def _row(over: str, place: int, what: str, seconds: Sequence[float], peak: int | None) -> dict[str, Any]:
@@ -100,19 +93,13 @@ def _exponent(before: dict[str, Any], after: dict[str, Any], key: str) -> Any:
     return float(ratios[0].log() / ratios[1].log())
 
 
-def _median_step(rule: Rule, network: Network, batch_size: int, steps: int, device: str) -> Callable[[], float]:
-    """A turn at training: the median seconds of its steps."""
-    module = rule.make(network)
-    return lambda: statistics.median(step_seconds(module, network, batch_size, steps, device))
-
-
 def _steps(
     over: str, places: Sequence[int], make: Callable[[int], tuple[Network, int]], rounds: int, device: str
 ) -> list[dict[str, Any]]:
     found = {}
     for place in places:
         network, batch_size = make(place)
-        turns = {rule.name: _median_step(rule, network, batch_size, STEPS_A_TURN, device) for rule in RULES}
+        turns = {rule.name: median_step(rule, network, batch_size, STEPS_A_TURN, device) for rule in RULES}
         times = take_turns(turns, rounds)
         for rule in RULES:
             peak, _ = step_bytes(rule, network, batch_size, device)
@@ -156,17 +143,6 @@ def _epochs(places: Sequence[int], rounds: int, device: str) -> list[dict[str, A
         for rule in RULES:
             found[rule.name, place] = _row("images", place, rule.name, times[rule.name], None)
     return [found[rule.name, place] for rule in RULES for place in places]
-
-
-def _duel(name: str, network: Network, quick: bool, device: str) -> list[dict[str, Any]]:
-    turns = {rule.name: _median_step(rule, network, BATCH, 2 if quick else DUEL_STEPS, device) for rule in RULES}
-    times = take_turns(turns, 2 if quick else DUEL_ROUNDS)
-    rows = []
-    for rule, values in times.items():
-        ratios = [mine / theirs for mine, theirs in zip(values, times[BP.name], strict=True)]
-        rows.append({"network": name, "rule": rule, "a step, ms (median)": 1e3 * statistics.median(values)})
-        rows[-1] |= {"of BP (median)": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    return rows
 
 
 def _panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:

@@ -3,7 +3,7 @@
 The bare loop does the same with nothing around it: tensors in memory, label overlay, one strictly wrong label, the same
 units, losses and fused Adam. The two take turns, epoch by epoch, in one process; the ratio is the median over the
 pairs. The paper's network is that of ``configs/mnist_plain.yaml``; two more are trained in its place, a deep one and
-one of convolutions, on fewer batches. What backpropagation costs is measured by ``benchmarks scaling``.
+one of convolutions, on fewer batches. What backpropagation costs is measured by ``benchmarks steps``.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from benchmarks.opponents import PAPER, Network
-from benchmarks.results import write
+from benchmarks.results import draw_ratios, write
 from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
 
@@ -105,6 +105,10 @@ def main(arguments: argparse.Namespace) -> None:
     rows = [row for name, (network, batches) in NETWORKS.items() for row in _pairs(name, network, batches, arguments)]
     note = f"{arguments.epochs} pairs of epochs of a network, batches of {BATCH} images and their negatives."
     write("throughput", arguments.out, rows, note)
+    ratios = {row["network"]: (row["ratio (median)"], row["least"], row["most"]) for row in rows[::2]}
+    draw_ratios(
+        arguments.out / "throughput.png", {"intff_lightning": ratios}, "seconds of an epoch, of the bare loop's"
+    )
 
 
 def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -141,11 +145,11 @@ def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namesp
             "network": name,
             "loop": loop,
             "a step, ms (median)": 1e3 * statistics.median(seconds) / batches,
-            "min": 1e3 * min(seconds) / batches,
-            "max": 1e3 * max(seconds) / batches,
-            "ratio (median)": statistics.median(ratios) if loop == "intff_lightning" else 1.0,
+            "ratio (median)": statistics.median(ratio),
+            "least": min(ratio),
+            "most": max(ratio),
         }
-        for loop, seconds in times.items()
+        for (loop, seconds), ratio in zip(times.items(), (ratios, [1.0]), strict=True)
     ]
 
 

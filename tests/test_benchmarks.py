@@ -156,7 +156,14 @@ def test_scaling(tmp_path):
     for row in rows:
         assert row["min"] <= row["seconds (median)"] <= row["max"]
         assert (row["activations MB"] == "") == (row["over"] == "images")
-    assert [row["rule"] for row in read("scaling_step")] == ["IntFF immediate", "IntFF joint", "BP"]
+
+
+def test_steps(tmp_path):
+    rows = _run("steps", tmp_path)()
+    assert (tmp_path / "steps.png").stat().st_size
+    assert {row["rule"] for row in rows} > {"BP", "BP, checkpointing", "BP, 4 micro-batches", "IntFF immediate"}
+    for row in rows:
+        assert row["min"] <= row["of BP (median)"] <= row["max"]
 
 
 def test_startup(tmp_path):

@@ -1,0 +1,93 @@
+"""A training step by IntFF against one by backpropagation, and what each of the package's optimizations gives.
+
+The same layers are trained through Lightning's Trainer on random images. IntFF's units see twice the batch, positive
+and negative: two forward passes, and two backward passes that end at the unit's border. An optimization is measured by
+leaving it out. All take turns in one process.
+"""
+
+import argparse
+import functools
+import statistics
+
+import torch
+from torch import Tensor
+
+from benchmarks.opponents import (
+    BP,
+    BY_CLASS,
+    CHECKPOINTING,
+    IMMEDIATE,
+    JOINT,
+    MICRO_BATCHES,
+    PAPER,
+    Network,
+    Rule,
+    median_step,
+    take_turns,
+)
+from benchmarks.results import draw_ratios, write
+from intff_lightning.labels import LabelEncoder, LabelOverlay
+from intff_lightning.local import Goodness
+from intff_lightning.messages import quiet
+
+BATCH = 256
+NETWORKS = {  # and the steps of a turn
+    "the paper's, (784,(200,200,200),(50,50))": (PAPER, 20),
+    "16 units of 512": (Network(((512,),) * 16), 5),
+    "convolution, 4 units of 16C3": (Network(((16,),) * 4, conv=True), 3),
+}
+ROUNDS = 9
+
+
+class Opaque(LabelEncoder):
+    """The label overlay behind a wall: a first unit cannot read image and label apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlay = LabelOverlay()
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        self.overlay.num_classes = self.num_classes
+        overlaid: Tensor = self.overlay(image, label)
+        return overlaid
+
+
+class PlainSquares(Goodness):
+    """The mean of squares, with autograd's own backward pass."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.flatten(1).square().mean(1)
+
+
+RULES = [
+    BP,
+    CHECKPOINTING,
+    MICRO_BATCHES,
+    IMMEDIATE,
+    JOINT,
+    BY_CLASS,
+    Rule("immediate, image read for each label", lambda network: network.intff(encoder=Opaque())),
+    Rule("immediate, goodness by autograd", lambda network: network.intff(PlainSquares)),
+    Rule("immediate, Adam not fused", lambda n: n.intff(optimizer=functools.partial(torch.optim.Adam, lr=1e-3))),
+    Rule("immediate, units compiled", lambda network: network.intff(compile=True)),
+]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    quiet()
+    torch.manual_seed(0)
+    rules = RULES[:-1] if arguments.quick else RULES
+    rows, groups = [], {}
+    for name, (network, steps) in list(NETWORKS.items())[: 1 if arguments.quick else None]:
+        turns = {rule.name: median_step(rule, network, BATCH, steps, arguments.device) for rule in rules}
+        take_turns(turns, 1)  # compilation, and memory that is asked for once
+        times = take_turns(turns, 2 if arguments.quick else ROUNDS)
+        groups[name] = {}
+        for rule, values in times.items():
+            ratios = [mine / theirs for mine, theirs in zip(values, times[BP.name], strict=True)]
+            groups[name][rule] = statistics.median(ratios), min(ratios), max(ratios)
+            row = {"network": name, "rule": rule, "a step, ms (median)": 1e3 * statistics.median(values)}
+            rows.append(row | dict(zip(("of BP (median)", "min", "max"), groups[name][rule], strict=True)))
+    note = f"{arguments.device}, batches of {BATCH} images; medians over {len(values)} turns, ratios turn by turn."
+    write("steps", arguments.out, rows, note)
+    draw_ratios(arguments.out / "steps.png", groups, "seconds of a training step, of BP's")
