@@ -1,6 +1,7 @@
 """The command line: ``python -m intff_lightning {fit,validate,test,predict}``."""
 
 import argparse
+import inspect
 import os
 import sys
 import tempfile
@@ -95,11 +96,16 @@ class IntFFCLI(LightningCLI):
         report = ours.TerminalReport(epoch_lines=not progress)
         defaults: list[Callback] = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), report]
         unsupervised = getattr(self.model, "unsupervised", False)
+        probe = self._get(self.config_init, "probe")
         if hasattr(self.model, "embed") and not getattr(self.model, "by_class", False):
-            probe = self._get(self.config_init, "probe")
             if unsupervised:  # the probe is all there is to choose the best weights by
                 probe.every_n_epochs = probe.every_n_epochs or 1
             defaults.insert(2, probe)
+        elif probe.init_arguments() != _defaults(ours.LinearProbe):
+            raise ConfigurationError(
+                "this network is read without a linear probe (it is asked for the classes themselves):\n"
+                "leave the options --probe.* out."
+            )
         if self.subcommand == "predict":
             defaults = [ours.PredictionWriter()]
         if self.subcommand == "fit" and not quick:
@@ -170,6 +176,10 @@ class IntFFCLI(LightningCLI):
         writer = next((c for c in self.trainer.callbacks if isinstance(c, ours.PredictionWriter)), None)  # type: ignore[attr-defined]
         if writer is not None and self.trainer.is_global_zero:
             print(f"predictions  {writer.path}")
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
 
 
 def _with_recipes(argv: list[str], folder: str) -> list[str]:

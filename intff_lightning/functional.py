@@ -80,16 +80,13 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     return x * (gain * torch.rsqrt(mean_square + eps)).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-class _MeanSquares(torch.autograd.Function):
-    """Of rows ``(B, D)``: ``(B,)``, or ``(B, C)`` with the weights ``(D, C)`` of means.
-
-    Autograd's own backward pass makes three tensors of the size of ``h`` where one will do.
-    """
+class _LeanMeanSquares(torch.autograd.Function):
+    """:func:`_mean_squares` whose backward pass makes one tensor of the size of ``h``, where autograd's makes three."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor, weights: Tensor | None = None) -> Tensor:
+    def forward(h: Tensor, weights: Tensor | None) -> Tensor:
         if weights is not None:
             return h.square() @ weights
         dot: Tensor = torch.linalg.vecdot(h, h)  # no squares are written down
@@ -102,9 +99,19 @@ class _MeanSquares(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         h, weights = ctx.saved_tensors
-        if weights is not None:
+        if weights is None:
+            return h * (gradient * (2 / h.shape[1])).unsqueeze(1), None
+        with torch.autocast(h.device.type, enabled=False):
             return (gradient @ (2 * weights).T).mul_(h), None
-        return h * (gradient * (2 / h.shape[1])).unsqueeze(1), None
+
+
+def _mean_squares(h: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Of rows ``(B, D)``: ``(B,)``, or ``(B, C)`` with the weights ``(D, C)`` of means; never in half precision."""
+    with torch.autocast(h.device.type, enabled=False):  # which would make products of float32 half, too
+        # traced programs and forward-mode derivatives know torch's own operations alone
+        way = _LeanMeanSquares.apply if h.requires_grad else _LeanMeanSquares.forward
+        mean_squares: Tensor = way(h, weights)
+    return mean_squares
 
 
 def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -127,8 +134,7 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     flat = at_least_float32(h).flatten(1)
     if selected is not None:
         flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    mean_square: Tensor = _MeanSquares.apply(flat)
-    return mean_square
+    return _mean_squares(flat)
 
 
 def top_goodness(h: Tensor, count: int) -> Tensor:
@@ -173,10 +179,10 @@ def channel_goodness(h: Tensor, classes: int) -> Tensor:
     owner = torch.arange(channels, device=h.device) * classes // channels
     share = torch.nn.functional.one_hot(owner, classes).to(h.dtype)
     share = share / share.sum(0)
-    if h.ndim > 2:
-        return goodness(h.reshape(size * channels, features // channels)).view(size, channels) @ share
-    mean_squares: Tensor = _MeanSquares.apply(h, share)
-    return mean_squares
+    if h.ndim == 2:
+        return _mean_squares(h, share)
+    by_channel = goodness(h.reshape(size * channels, features // channels)).view(size, channels)
+    return (by_channel.unsqueeze(2) * share).sum(1)  # a product of matrices would be half precision under autocast
 
 
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:

@@ -46,13 +46,16 @@ class LabelEncoder(Recorded, nn.Module):
         """
 
     def one_hot_value(self, image: Tensor) -> Tensor | None:
-        """Take an encoding apart whose label is one-hot in the first ``num_classes`` features, in place of the image's.
+        """Value of the label's feature, for encodings that a unit may read apart from the image.
+
+        Those whose ``forward`` puts the label one-hot into the first ``num_classes`` features, and leaves the others to
+        the image as it is.
 
         Args:
             image: ``(B, *)``.
 
         Returns:
-            The value that the label's feature takes ``(B, 1)``; ``None`` for any other encoding.
+            ``(B, 1)``; ``None`` for any other encoding.
         """
         return None
 

@@ -95,7 +95,7 @@ class Network(Recorded, L.LightningModule):
         if isinstance(datamodule, Recorded):
             recipes["data"] = recipe_of(datamodule)
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
-        checkpoint["recipes"] = recipes
+        checkpoint.setdefault("recipes", {}).update(recipes)  # callbacks have been here before
         if self._losses is not None and self.trainer.state.fn == "fit":  # after its validation as well
             checkpoint["training"] = {"losses": self._losses.state_dict(), "random": random_states()}
 

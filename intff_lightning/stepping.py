@@ -89,16 +89,12 @@ class UnitSteps(L.LightningModule):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def _stepped_parameters(self, k: int) -> Iterator[nn.Parameter]:
-        for group in self.trainer.optimizers[k].param_groups:
-            yield from group["params"]
-
     def backward_units(self, loss: Tensor, group: list[int], batch_idx: int) -> None:
         """Gradients of the group's units, and of nothing else; averaged over processes, accumulated over batches."""
         every = self.trainer.accumulate_grad_batches
         if batch_idx % every == 0:
             for k in group:
-                for parameter in self._stepped_parameters(k):
+                for parameter in self.unit_parameters(k):
                     parameter.grad = None
         if every > 1:
             loss = loss / every
@@ -110,7 +106,7 @@ class UnitSteps(L.LightningModule):
         with strategy.block_backward_sync():
             self.manual_backward(loss)
         if self.steps_now(batch_idx):
-            gradients = [p.grad for k in group for p in self._stepped_parameters(k) if p.grad is not None]
+            gradients = [p.grad for k in group for p in self.unit_parameters(k) if p.grad is not None]
             mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
             for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))

@@ -72,6 +72,18 @@ def test_the_probe_has_options(capsys):
     assert "val/probe_accuracy" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
     assert main(["fit", "--config", DIGITS, "--probe.epochs", "0"]) == 1
     assert "LinearProbe: epochs=0" in capsys.readouterr().err
+    by_class = ["--model.units", "[{class_path: DenseUnit, init_args: {widths: [20], goodness: ChannelGoodness}}]"]
+    assert main(["fit", "--config", DIGITS, *by_class, "--probe.epochs", "3"]) == 1
+    assert "leave the options --probe.* out" in capsys.readouterr().err
+
+
+def test_a_checkpoint_knows_its_probe(capsys):
+    probe = ["--probe.hidden", "true", "--probe.epochs", "2", "--probe.augmentation", "RandomShift"]
+    assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1", *probe]) == 0
+    fitted = next(line for line in capsys.readouterr().out.splitlines() if "linear probe" in line)
+    assert main(["test", "--ckpt_path", "best"]) == 0
+    assert fitted in capsys.readouterr().out
+    assert main(["test", "--ckpt_path", "best", "--probe.hidden", "false"]) == 0
 
 
 def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):

@@ -222,10 +222,10 @@ def _option(words, capsys):
     """Options without their command are the Trainer's, the model's and the data's; or those of a plain parser."""
     part, _, name = words[0].removeprefix("--").partition(".")
     fit = ["fit", "--config", "configs/mnist.yaml"]
-    if part in ("trainer", "model", "data") and len(words) == 1:  # named, not used
+    if part in ("trainer", "model", "data", "probe") and len(words) == 1:  # named, not used
         arguments = _cli(fit, capsys)[part]
         assert name in arguments.get("init_args", arguments), words
-    elif part in ("trainer", "model", "data", "ckpt_path", "test_after_fit"):
+    elif part in ("trainer", "model", "data", "probe", "ckpt_path", "test_after_fit"):
         _cli([*fit, *_filled(words)], capsys)
     else:
         known = {"--help", "--config", "--print_config"}

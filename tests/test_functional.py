@@ -67,12 +67,27 @@ def test_gradients_of_class_goodness_in_float64(shape):
     assert F.channel_goodness(x[:0], 3).shape == (0, 3)
 
 
-def test_goodness_is_a_function_like_any_of_torchs():
+def test_goodness_is_differentiated_twice_and_by_sample():
     h = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(F.goodness, h)
     assert torch.autograd.gradgradcheck(lambda x: F.channel_goodness(x, 3), h)
     by_sample = torch.func.vmap(torch.func.grad(lambda x: F.goodness(x.unsqueeze(0)).sum()))(h.detach())
     torch.testing.assert_close(by_sample, 2 * h.detach() / 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [6, 7])
+def test_goodness_is_float32_under_autocast(dtype, channels):
+    h = torch.full((2, channels, 32, 32), 10.0, requires_grad=True)  # a sum of squares above float16's largest number
+    with torch.autocast("cpu", dtype):
+        for x in (h, h[..., 0, 0], h.detach()):
+            by_class = F.channel_goodness(x, 3)
+            assert by_class.dtype == F.goodness(x).dtype == torch.float32
+            torch.testing.assert_close(by_class, torch.full((2, 3), 100.0))
+            torch.testing.assert_close(F.goodness(x), torch.full((2,), 100.0))
+        loss = F.channel_goodness(h[..., 0, 0], 3).sum()
+    loss.backward()
+    assert h.grad.isfinite().all()
 
 
 def test_gradient_of_the_loss_in_float64():

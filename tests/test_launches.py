@@ -110,6 +110,7 @@ L.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=Fal
           enable_progress_bar=False, enable_model_summary=False, callbacks=[Count()], limit_val_batches=0,
           limit_train_batches=4).fit(
     IntFFModule([DenseUnit([20, 10]), DenseUnit([10]), DenseUnit([30])], update=sys.argv[1]), DigitsDataModule())
+torch.distributed.destroy_process_group()  # or its threads may abort while the interpreter ends
 """
 
 

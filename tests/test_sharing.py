@@ -54,11 +54,25 @@ def test_a_copy_of_a_relabelled_batch_is_a_plain_one():
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(copy, batch, strict=True))
 
 
+def test_a_layer_that_is_watched_or_wrapped_is_called():
+    image, label, calls = torch.rand(6, 1, 4, 5), torch.randint(3, (6, 2)), []
+    unit = DenseUnit([5])
+    unit.materialize((1, 4, 5))
+    linear = unit.body[1][0]
+    plain = unit(LabelledImages(image, label, _encoder()))
+    linear.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(unit(LabelledImages(image, label, _encoder())), plain)
+    assert calls == [1]
+    unit.body[1][0] = type("Doubled", (nn.Linear,), {"forward": lambda self, x: 2 * nn.Linear.forward(self, x)})(20, 5)
+    unit.body[1][0].load_state_dict(linear.state_dict())
+    torch.testing.assert_close(unit(LabelledImages(image, label, _encoder())), 2 * plain)
+
+
 def test_the_same_labels_for_every_image_may_be_given_once():
     encoder = _encoder()
     for unit in (DenseUnit([5]), DenseUnit([5], normalization=NoNormalization())):
         unit.materialize((1, 4, 5))
-        for size in (0, 1, 6):
+        for size in (0, 6):
             image, label = torch.rand(size, 1, 4, 5), torch.tensor([[2, 0]])
             once, written_out = (LabelledImages(image, row, encoder) for row in (label, label.repeat(size, 1)))
             torch.testing.assert_close(unit(once), unit(written_out))

@@ -1,5 +1,7 @@
 """LinearProbe: what a softmax layer reads from the frozen units (sections 1 and 3.5 of the paper)."""
 
+import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from intff_lightning.callbacks.reduced import log_reduced
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.pairs import image_and_target
+from intff_lightning.recipe import NoRecipeError, Recorded, recipe
 
 __all__ = ["LinearProbe"]
 
@@ -46,7 +49,7 @@ class ScaledLinear(nn.Linear):
         return super().forward(features * self.scale)
 
 
-class LinearProbe(Callback):
+class LinearProbe(Recorded, Callback):
     """Trains a softmax layer on the network's features and logs ``val/probe_accuracy`` and ``test/probe_accuracy``.
 
     Features are ``module.embed(image)`` of the training images; the network is in eval mode, its
@@ -85,7 +88,7 @@ class LinearProbe(Callback):
             raise ConfigurationError(f"LinearProbe: epochs={epochs} and every_n_epochs={every_n_epochs} start at 1.")
         self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
-        self.augmentation, self.cache_bytes = augmentation, 0 if augmentation else cache_bytes
+        self.augmentation, self.cache_bytes = augmentation, cache_bytes if augmentation is None else 0
         self.layer: ScaledLinear | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._generator = torch.Generator().manual_seed(0)  # of its own: the run's draws must not depend on a probe
@@ -129,7 +132,9 @@ class LinearProbe(Callback):
     def _train(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         cached: list[tuple[Tensor, Tensor]] = []
         size = 0
-        rate = self.learning_rate or (3e-3 if self._normalized(module) else 1e-3)
+        rate = self.learning_rate
+        if rate is None:
+            rate = 3e-3 if self._normalized(module) else 1e-3
         for epoch in range(self.epochs):
             whole = epoch > 0 and bool(cached)
             order = torch.randperm(len(cached), generator=self._generator).tolist() if whole else []
@@ -155,6 +160,9 @@ class LinearProbe(Callback):
         seed, seen = int(torch.randint(2**31, (), generator=self._generator)), 0  # of this pass
         if isinstance(getattr(loader, "sampler", None), DistributedSampler):
             loader.sampler.set_epoch(seed)  # or every pass would be in the order of the network's epoch
+        limit = trainer.limit_train_batches
+        if limit != 1.0:  # as many as the network sees
+            loader = itertools.islice(loader, limit if isinstance(limit, int) else max(1, int(limit * len(loader))))
         for batch in loader:
             batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
@@ -179,7 +187,7 @@ class LinearProbe(Callback):
     def _build(self, features: Tensor, module: Any) -> None:
         self.layer = ScaledLinear(features, int(module.hparams.num_classes))
         self._optimizer = torch.optim.AdamW(self.layer.parameters(), weight_decay=self.weight_decay)
-        if self._restored:
+        if self._restored and self._restored["layer"]["weight"].shape == self.layer.weight.shape:
             self.layer.load_state_dict(self._restored["layer"])
             self._optimizer.load_state_dict(self._restored["optimizer"])
 
@@ -231,6 +239,11 @@ class LinearProbe(Callback):
             log_reduced(module, {f"{stage}/probe_accuracy": right / count})
 
     # ---------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep its arguments, for a later test from the command line."""
+        with contextlib.suppress(NoRecipeError):  # an augmentation of the user's own
+            checkpoint.setdefault("recipes", {})["probe"] = recipe(self.init_arguments())
 
     def state_dict(self) -> dict[str, Any]:
         """The layer, its optimizer and its draws."""

@@ -78,7 +78,9 @@ class DenseUnit(HiddenUnit):
         """
         linear, activation = cast(nn.Linear, first[0]), first[1]
         value = x.encoder.one_hot_value(x.image)  # (B, 1)
-        if value is None or not isinstance(self.normalization, ScaleNormalization):
+        # a layer that is more than its weights, or is watched, must be called
+        plain = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
+        if value is None or not plain or not isinstance(self.normalization, ScaleNormalization):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
         classes, features = x.encoder.num_classes, linear.in_features
