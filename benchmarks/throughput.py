@@ -132,12 +132,12 @@ def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namesp
         trainer.callbacks.append(turns)
         return trainer
 
-    cli.IntFFCLI.instantiate_trainer = with_turns  # type: ignore[method-assign]
+    cli.IntFFCLI.instantiate_trainer = with_turns
     try:
         parts = [str(part) for option in options.items() for part in option]
         assert cli.main(["fit", "--config", "configs/mnist_plain.yaml", *parts]) == 0
     finally:
-        cli.IntFFCLI.instantiate_trainer = original  # type: ignore[method-assign]
+        cli.IntFFCLI.instantiate_trainer = original
     times = {"intff_lightning": turns.ours[1:], "bare PyTorch": turns.theirs[1:-1]}  # the first epoch warms up
     ratios = [ours / bare for ours, bare in zip(*times.values(), strict=True)]
     return [

@@ -32,6 +32,7 @@ from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.messages import explain, known_options, quiet, shorten
 from intff_lightning.network import Network
+from intff_lightning.recipe import Recorded
 from intff_lightning.resuming import ResumableCSVLogger, find_checkpoint, log_root, read_checkpoint, resumed_version
 
 __all__ = ["IntFFCLI", "main"]
@@ -101,7 +102,7 @@ class IntFFCLI(LightningCLI):
             if unsupervised:  # the probe is all there is to choose the best weights by
                 probe.every_n_epochs = probe.every_n_epochs or 1
             defaults.insert(2, probe)
-        elif probe.init_arguments() != _defaults(ours.LinearProbe):
+        elif not _is_default(probe):
             raise ConfigurationError(
                 "this network is read without a linear probe (it is asked for the classes themselves):\n"
                 "leave the options --probe.* out."
@@ -178,8 +179,9 @@ class IntFFCLI(LightningCLI):
             print(f"predictions  {writer.path}")
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+def _is_default(part: Recorded) -> bool:
+    parameters = inspect.signature(type(part)).parameters
+    return all(value == parameters[name].default for name, value in part.init_arguments().items())
 
 
 def _with_recipes(argv: list[str], folder: str) -> list[str]:

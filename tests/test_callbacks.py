@@ -217,6 +217,14 @@ def test_the_probe_sees_augmented_images_anew_in_every_pass(digits, trainer):
     assert not torch.equal(first, weights())
 
 
+@pytest.mark.parametrize(("limit", "batches"), [(1, 1), (3, 3), (0.5, 9), (1.0, 19), (0, 19)])
+def test_the_probe_sees_as_many_batches_as_the_network(limit, batches, digits, trainer):
+    seen, data = [], digits(seed=0)
+    probe = LinearProbe(epochs=1, augmentation=lambda image, generator: seen.append(1) or image)
+    trainer(callbacks=[probe], limit_train_batches=limit).test(_module_for(data), data, verbose=False)
+    assert len(seen) == batches
+
+
 def test_features_of_a_network_without_labels_are_normalized(digits, trainer):
     def weights(**options):
         probe, data = LinearProbe(epochs=2, **options), digits(seed=0, negatives=HybridImages())

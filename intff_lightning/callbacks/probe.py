@@ -65,7 +65,7 @@ class LinearProbe(Recorded, Callback):
         hidden: take every layer's activations, not only the units' outputs.
         normalize: divide each unit's activations by their root mean square; ``None``: where the network was trained
             without labels, as Hinton (2022) does.
-        epochs: passes over the training data in one fit.
+        epochs: passes over the training data in one fit, as much of it as the Trainer's ``limit_train_batches`` lets.
         learning_rate: of Adam at the start of a fit; ``None`` is 0.003 for normalized features, 0.001 for others.
         weight_decay: decoupled, of the weights.
         augmentation: of the training images, which are new in every pass then, and their features computed anew.
@@ -160,8 +160,8 @@ class LinearProbe(Recorded, Callback):
         seed, seen = int(torch.randint(2**31, (), generator=self._generator)), 0  # of this pass
         if isinstance(getattr(loader, "sampler", None), DistributedSampler):
             loader.sampler.set_epoch(seed)  # or every pass would be in the order of the network's epoch
-        limit = trainer.limit_train_batches
-        if limit != 1.0:  # as many as the network sees
+        limit = trainer.limit_train_batches  # 1 is one batch, 1.0 is all; with none to train on there is no limit
+        if limit and (isinstance(limit, int) or limit < 1):
             loader = itertools.islice(loader, limit if isinstance(limit, int) else max(1, int(limit * len(loader))))
         for batch in loader:
             batch = trainer.precision_plugin.convert_input(batch)

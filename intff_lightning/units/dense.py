@@ -87,11 +87,10 @@ class DenseUnit(HiddenUnit):
         image = x.image.flatten(1)[:, classes:]
         norm = torch.linalg.vector_norm(at_least_float32(image), dim=1, keepdim=True)
         norm = (norm.square() + at_least_float32(value).square()).sqrt()  # and not hypot, which ONNX has not
-        scale = self.normalization.scale(norm, features).to(image.dtype)
         columns, weight = torch.split(linear.weight, [classes, features - classes], dim=1)
         product = nn.functional.linear(image, weight)
-        scale, bias = scale.to(product.dtype), linear.bias.to(product.dtype)
-        shared = torch.addcmul(bias, product, scale)  # (B, N)
+        scale = self.normalization.scale(norm, features).to(product.dtype)
+        shared = torch.addcmul(linear.bias.to(product.dtype), product, scale)  # (B, N)
         columns, value = columns.T.to(shared.dtype), (scale * value).to(shared.dtype)
         if x.label.shape[0] == 1:  # the same labels for every image
             h = torch.addcmul(shared, value, columns[x.label[0]].unsqueeze(1)).flatten(0, 1)  # (L, B, N)
