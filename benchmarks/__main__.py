@@ -15,7 +15,7 @@ NAMES = {
     "scaling": "seconds and memory over batch size, width, depth, classes and data, against backpropagation",
     "startup": "seconds until the help, and until the first batch, against the imports alone",
     "steps": "a training step against backpropagation, and what each optimization gives",
-    "throughput": "epoch time against a bare PyTorch loop",
+    "throughput": "epoch time against bare PyTorch loops",
     "time_to_accuracy": "seconds from process start until the validation accuracy passes a mark",
 }
 
@@ -29,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--out", type=Path, default=Path("results"), help="folder of the result (default: results)"
         )
         command.add_argument("--data_dir", default=os.environ.get("INTFF_DATA_DIR", "data"), help="folder of the data")
-        if name in ("inference", "memory", "scaling", "startup", "steps"):
+        if name in ("inference", "memory", "scaling", "startup", "steps", "throughput"):
             command.add_argument(
                 "--quick", action="store_true", help="the shape of it in seconds; figures mean nothing"
             )
         if name in ("inference", "memory", "scaling", "steps"):
             command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         if name == "throughput":
-            command.add_argument("--epochs", type=int, default=8, help="pairs of epochs")
+            command.add_argument("--epochs", type=int, default=8, help="of every loop, two to warm up left out")
         if name in ("accuracy", "time_to_accuracy"):
             command.add_argument("--config", required=name == "accuracy", default="configs/mnist_fast.yaml")
             command.add_argument("--seeds", type=int, default=5 if name == "accuracy" else 3)

@@ -1,9 +1,10 @@
-"""Epoch time of IntFF on MNIST, default callbacks and loggers on, against a bare PyTorch loop of the same math.
+"""Epoch time of IntFF on MNIST, default callbacks and loggers on, against bare PyTorch loops of the same math.
 
-The bare loop does the same with nothing around it: tensors in memory, label overlay, one strictly wrong label, the same
-units, losses and fused Adam. The two take turns, epoch by epoch, in one process; the ratio is the median over the
-pairs. The paper's network is that of ``configs/mnist_plain.yaml``; two more are trained in its place, a deep one and
-one of convolutions, on fewer batches. What backpropagation costs is measured by ``benchmarks steps``.
+A bare loop does the same with nothing around it: tensors in memory, label overlay, one strictly wrong label, the same
+units and losses, and Adam as PyTorch has it unless told otherwise, or fused, as in the config. All take turns, epoch by
+epoch, in one process; ratios are medians over the epochs. The paper's network is that of ``configs/mnist_plain.yaml``;
+two more are trained in its place, a deep one and one of convolutions, on fewer batches. What backpropagation costs is
+measured by ``benchmarks steps``.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
 
 BATCH = 256
+OURS = "intff_lightning"
 NETWORKS: dict[str, tuple[Network, int]] = {  # and the batches of an epoch
     "the paper's, (784,(200,200,200),(50,50))": (PAPER, 214),
     "16 units of 512": (Network(((512,),) * 16), 40),
@@ -39,10 +41,13 @@ class BareLoop:
         target: ``(N,)``.
         network: sizes of the units.
         batches: of an epoch.
+        fused: Adam.
         gain: of the units' inputs.
     """
 
-    def __init__(self, image: Tensor, target: Tensor, network: Network, batches: int, gain: float = 10.0) -> None:
+    def __init__(
+        self, image: Tensor, target: Tensor, network: Network, batches: int, fused: bool, gain: float = 10.0
+    ) -> None:
         self.image, self.target, self.batches, self.gain = image.float() / 255, target, batches, gain
         if not network.conv:
             self.image = self.image.flatten(1)
@@ -54,7 +59,7 @@ class BareLoop:
                 layers += [nn.Conv2d(i, o, 3, padding=1) if network.conv else nn.Linear(i, o), nn.ReLU()]
             self.units.append(nn.Sequential(*layers))
             size = widths[-1]
-        self.optimizers = [torch.optim.Adam(unit.parameters(), lr=3e-3, fused=True) for unit in self.units]
+        self.optimizers = [torch.optim.Adam(unit.parameters(), lr=3e-3, fused=fused or None) for unit in self.units]
 
     def overlay(self, image: Tensor, label: Tensor) -> Tensor:
         x = image.clone()
@@ -64,63 +69,76 @@ class BareLoop:
         return x
 
     def epoch(self) -> None:
-        order = torch.randperm(len(self.target))
-        for index in order[: self.batches * BATCH].view(self.batches, -1):
+        order = torch.randperm(len(self.target))[: self.batches * BATCH]
+        for index in order.split(BATCH):
             image, target = self.image[index], self.target[index]
-            wrong = (target + torch.randint(1, 10, target.shape)) % 10
-            x = torch.cat([self.overlay(image, target), self.overlay(image, wrong)])
-            for unit, optimizer in zip(self.units, self.optimizers, strict=True):
-                norm = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
-                h = unit(self.gain * x / (norm + 1e-4))
-                positive, negative = h.flatten(1).square().mean(1).chunk(2)
-                loss = 0.5 * softplus(1.5 - positive).mean() + 0.5 * softplus(negative - 1.5).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                x = h.detach()
+            self.step(image, target, (target + torch.randint(1, 10, target.shape)) % 10)
+
+    def step(self, image: Tensor, target: Tensor, wrong: Tensor) -> None:
+        x = torch.cat([self.overlay(image, target), self.overlay(image, wrong)])
+        for unit, optimizer in zip(self.units, self.optimizers, strict=True):
+            norm = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+            h = unit(self.gain * x / (norm + 1e-4))
+            positive, negative = h.flatten(1).square().mean(1).chunk(2)
+            loss = 0.5 * softplus(1.5 - positive).mean() + 0.5 * softplus(negative - 1.5).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            x = h.detach()
 
 
 class TakeTurns(L.Callback):
-    """Times each epoch of the trainer, and runs one of the bare loop after it."""
+    """Times each epoch of the trainer, and runs one of every bare loop after it, in turn the first and the last."""
 
-    def __init__(self, bare: BareLoop) -> None:
+    def __init__(self, bare: dict[str, BareLoop]) -> None:
         self.bare = bare
         self.ours: list[float] = []
-        self.theirs: list[float] = []
+        self.theirs: dict[str, list[float]] = {name: [] for name in bare}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()
-        if trainer.current_epoch:  # from the end of the bare epoch: the loop's own work between epochs counts as ours
+        if trainer.current_epoch:  # from the end of the bare epochs: the loop's own work between epochs counts as ours
             self.ours.append(self._ended - self._started + now - self._resumed)
         self._started = now
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._ended = time.perf_counter()
-        self.bare.epoch()
-        self._resumed = time.perf_counter()
-        self.theirs.append(self._resumed - self._ended)
+        self._ended = self._resumed = time.perf_counter()
+        for name in list(self.bare)[:: 1 if trainer.current_epoch % 2 else -1]:
+            self.bare[name].epoch()
+            now = time.perf_counter()
+            self.theirs[name].append(now - self._resumed)
+            self._resumed = now
 
 
 def main(arguments: argparse.Namespace) -> None:
-    rows = [row for name, (network, batches) in NETWORKS.items() for row in _pairs(name, network, batches, arguments)]
-    note = f"{arguments.epochs} pairs of epochs of a network, batches of {BATCH} images and their negatives."
+    networks = {name: (network, 2 if arguments.quick else batches) for name, (network, batches) in NETWORKS.items()}
+    rows = [row for name, (network, batches) in networks.items() for row in _turns(name, network, batches, arguments)]
+    note = f"{arguments.epochs} epochs of every network and loop, batches of {BATCH} images and their negatives."
     write("throughput", arguments.out, rows, note)
-    ratios = {row["network"]: (row["ratio (median)"], row["least"], row["most"]) for row in rows[::2]}
-    draw_ratios(
-        arguments.out / "throughput.png", {"intff_lightning": ratios}, "seconds of an epoch, of the bare loop's"
-    )
+    ratios: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in rows:
+        if row["loop"] != OURS:
+            ratio = (row["ours, of it (median)"], row["least"], row["most"])
+            ratios.setdefault(f"of the {row['loop']}", {})[row["network"]] = ratio
+    draw_ratios(arguments.out / "throughput.png", ratios, "intff_lightning's seconds of an epoch, of a bare loop's")
 
 
-def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    data = MNISTDataModule(arguments.data_dir)
+def _turns(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    data = MNISTDataModule(arguments.data_dir, val_size=0.2 if arguments.quick else 5000)
     data.prepare_data()
     train: Any = data.dataset("train")
-    turns = TakeTurns(BareLoop(train.image, train.target, network, batches))
+    turns = TakeTurns(
+        {
+            loop: BareLoop(train.image, train.target, network, batches, fused)
+            for loop, fused in (("bare loop", False), ("bare loop, fused Adam", True))
+        }
+    )
     options = {
         "--trainer.max_epochs": arguments.epochs + 2,
         "--trainer.limit_train_batches": batches,
         "--trainer.default_root_dir": arguments.out / "logs",
         "--data.data_dir": data.data_dir.as_posix(),
+        "--data.val_size": data.val_size,
         "--test_after_fit": "false",
     }
     if network is not PAPER:
@@ -138,19 +156,14 @@ def _pairs(name: str, network: Network, batches: int, arguments: argparse.Namesp
         assert cli.main(["fit", "--config", "configs/mnist_plain.yaml", *parts]) == 0
     finally:
         cli.IntFFCLI.instantiate_trainer = original
-    times = {"intff_lightning": turns.ours[1:], "bare PyTorch": turns.theirs[1:-1]}  # the first epoch warms up
-    ratios = [ours / bare for ours, bare in zip(*times.values(), strict=True)]
-    return [
-        {
-            "network": name,
-            "loop": loop,
-            "a step, ms (median)": 1e3 * statistics.median(seconds) / batches,
-            "ratio (median)": statistics.median(ratio),
-            "least": min(ratio),
-            "most": max(ratio),
-        }
-        for (loop, seconds), ratio in zip(times.items(), (ratios, [1.0]), strict=True)
-    ]
+    seconds = {OURS: turns.ours[1:], **{loop: times[1:-1] for loop, times in turns.theirs.items()}}  # without warm-up
+    rows = []
+    for loop, times in seconds.items():
+        row = {"network": name, "loop": loop, "a step, ms (median)": 1e3 * statistics.median(times) / batches}
+        ratios = [ours / theirs for ours, theirs in zip(seconds[OURS], times, strict=True)]
+        row |= {"ours, of it (median)": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        rows.append(row)
+    return rows
 
 
 def _unit(network: Network, widths: tuple[int, ...]) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """The benchmarks by their shape; of what they measure, only what does not depend on the machine."""
 
+import functools
 import json
 
+import lightning as L
 import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+
+from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
+from intff_lightning.local import UnitL2
 
 BATCH, INPUTS, HIDDEN, OUTPUTS = 8, 16, 32, 4
 H, Y, SCALAR = 4 * BATCH * HIDDEN, 4 * BATCH * OUTPUTS, 4  # bytes of activations in float32
@@ -164,6 +169,46 @@ def test_steps(tmp_path):
     assert {row["rule"] for row in rows} > {"BP", "BP, checkpointing", "BP, 4 micro-batches", "IntFF immediate"}
     for row in rows:
         assert row["min"] <= row["of BP (median)"] <= row["max"]
+
+
+def test_throughput(tmp_path, tiny_mnist, monkeypatch):
+    from benchmarks.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    main(["throughput", "--quick", "--epochs", "1", "--data_dir", str(tiny_mnist), "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "throughput.json").read_text())["rows"]
+    assert (tmp_path / "throughput.png").stat().st_size
+    assert len(rows) == 3 * 3
+    for row in rows:
+        assert row["least"] <= row["ours, of it (median)"] <= row["most"]
+        assert (row["loop"] == "intff_lightning") <= (row["least"] == row["most"] == 1)
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_the_bare_loop_trains_as_the_module_does(conv, trainer):
+    from benchmarks.opponents import Network
+    from benchmarks.throughput import BareLoop
+
+    network = Network(((6, 5), (4,)), conv=conv, shape=(1, 8, 8))
+    image, target = torch.randint(256, (32, 1, 8, 8), dtype=torch.uint8), torch.randint(10, (32,))
+    bare = BareLoop(image, target, network, batches=1, fused=False, gain=10)
+    module = network.intff(optimizer=functools.partial(torch.optim.Adam, lr=3e-3))
+    for unit, layers in zip(module.units, bare.units, strict=True):
+        unit.normalization = UnitL2(gain=10)
+        for ours, theirs in zip(unit.parameters(), layers.parameters(), strict=True):
+            ours.data.copy_(theirs)
+    data = PairedDataModule(train=InMemoryDataset(image, target), num_classes=10, batch_size=8, val_size=0)
+
+    class BareStep(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, *_):
+            positive, negative = batch.inputs.label.T
+            bare.step(batch.inputs.image.view(8, *bare.image.shape[1:]), positive, negative)
+
+    trainer(max_epochs=2, callbacks=[BareStep()]).fit(module, data)
+    for unit, layers in zip(module.units, bare.units, strict=True):
+        for ours, theirs in zip(unit.parameters(), layers.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert module.global_step == 8
 
 
 def test_startup(tmp_path):
