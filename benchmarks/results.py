@@ -126,7 +126,8 @@ def draw_ratios(path: Path, groups: dict[str, dict[str, tuple[float, float, floa
         axes.invert_yaxis()
         axes.axvline(1, color="#000000", linestyle=":")
         axes.set_title(title, fontsize=9)
-    axes.set_xlabel(label)
+    longest = max(most for ratios in groups.values() for _, _, most in ratios.values())
+    axes.set(xlabel=label, xlim=(0, 1.1 * longest))  # with room for the number behind it
     _save(figure, path)
 
 

@@ -119,8 +119,10 @@ def main(arguments: argparse.Namespace) -> None:
     for row in rows:
         if row["loop"] != OURS:
             ratio = (row["ours, of it (median)"], row["least"], row["most"])
-            ratios.setdefault(f"of the {row['loop']}", {})[row["network"]] = ratio
-    draw_ratios(arguments.out / "throughput.png", ratios, "intff_lightning's seconds of an epoch, of a bare loop's")
+            ratios.setdefault(f"against the {row['loop']}", {})[row["network"]] = ratio
+    draw_ratios(
+        arguments.out / "throughput.png", ratios, "seconds of an epoch of intff_lightning, in those of the bare loop"
+    )
 
 
 def _turns(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
