@@ -13,7 +13,7 @@ from intff_lightning.reproduce import runs
 from intff_lightning.reproduce.command import main
 from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.recipes import make_recipe
-from intff_lightning.reproduce.rows import CONVOLUTION, rows_of
+from intff_lightning.reproduce.rows import CONVOLUTION, Row, rows_of
 
 KEYS = {
     "table",
@@ -66,9 +66,10 @@ def test_what_the_paper_reports():
     assert table2[3].units == [[100, 100], [100, 100], [10]]
 
 
-@pytest.mark.parametrize("recipe", ["author", "tuned"])
 @pytest.mark.parametrize(
-    "row", [*rows_of("table1"), *rows_of("table2")], ids=lambda row: f"{row.algorithm}{row.network}"
+    ("row", "recipe"),
+    [(row, recipe) for row in [*rows_of("table1"), *rows_of("table2")] for recipe in row.recipes],
+    ids=lambda value: f"{value.algorithm}{value.network}" if isinstance(value, Row) else value,
 )
 def test_the_networks_have_the_papers_sizes(row, recipe, tiny_mnist):
     module = make_recipe(row, recipe, 0, str(tiny_mnist), quick=True).module
@@ -132,6 +133,17 @@ def test_rows_of_other_calls_are_kept(data):
     assert kept == [("intff", "tuned"), ("intff", "author"), ("bp", "tuned")]
 
 
+def test_channels_are_a_recipe_of_intff_and_ff(data, capsys):
+    made = {row.algorithm: make_recipe(row, "channels", 0, data[1]).module for row in rows_of("table2")[:2]}
+    assert all(module.by_class and not module.encoder.shows_label for module in made.values())
+    assert main(["table2", "--rows", "1", "--seeds", "1", *data]) == 0
+    assert main(["table2", "--rows", "1", "2", "3", "--recipe", "channels", "--seeds", "1", *data]) == 0
+    kept = [(row["algorithm"], row["recipe"]) for row in _rows("out/table2.json")]
+    assert kept == [("intff", "tuned"), ("intff", "channels"), ("ff", "channels")]  # BP needs no label in the image
+    assert main(["table2", "--rows", "3", "--recipe", "channels", *data]) == 1
+    assert "--recipe channels: there is none of these rows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("table", "row"), [("table2", "1"), ("table1", "7")], ids=["intff", "convolution"])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(table, row, data, monkeypatch, capsys):
     arguments = [table, "--rows", row, "--seeds", "1", "--data_dir", data[1], "--quick"]
@@ -173,12 +185,12 @@ def test_several_at_a_time(data):
     assert {row["algorithm"] for row in _rows("out/table2.json")} == {"ff", "bp"}
 
 
-@pytest.mark.parametrize("recipe", ["author", "tuned"])
 @pytest.mark.parametrize("table", ["table1", "table2"])
-def test_the_shipped_configs_are_the_recipes(table, recipe):
-    assert main([table, "--recipe", recipe, "--configs", "written"]) == 0
+def test_the_shipped_configs_are_the_recipes(table):
+    assert main([table, "--recipe", "all", "--configs", "written"]) == 0
     written = list(Path("written").iterdir())
-    assert len(written) == len(rows_of(table))
+    assert len(written) == sum(len(row.recipes) for row in rows_of(table))
+    assert {path.name for path in written} == {path.name for path in (ROOT / "configs/paper").glob(f"{table}_*")}
     for path in written:
         assert path.read_text() == (ROOT / "configs/paper" / path.name).read_text()
 

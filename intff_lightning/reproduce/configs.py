@@ -27,7 +27,7 @@ def config(row: Row, kind: str) -> dict[str, Any]:
 
     Args:
         row: of a table.
-        kind: ``author`` or ``tuned``.
+        kind: of recipe.
     """
     made = make_recipe(row, kind, 0, "data")
     data = recipe(made.data)
@@ -44,16 +44,15 @@ def config(row: Row, kind: str) -> dict[str, Any]:
     }
 
 
-def write(table: str, rows: Iterable[Row], kinds: Iterable[str], folder: Path) -> None:
-    """Write a file per row and kind of recipe."""
+def write(table: str, rows: Iterable[tuple[Row, str]], folder: Path) -> None:
+    """Write a file for every row and kind of recipe."""
     folder.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        for kind in kinds:
-            path = folder / file_name(row, kind)
-            paper = "" if row.paper_accuracy is None else f", {row.paper_accuracy:.2f} % in the paper"
-            head = (
-                f"# {row.algorithm} {row.network} of {table}{paper}; the {kind} recipe, as written by\n"
-                f"# python -m intff_lightning.reproduce {table} --recipe {kind} --configs DIR\n"
-            )
-            path.write_text(head + yaml.safe_dump(config(row, kind), sort_keys=False, width=120))
-            print(f"written: {path}")
+    for row, kind in rows:
+        path = folder / file_name(row, kind)
+        paper = "" if row.paper_accuracy is None else f", {row.paper_accuracy:.2f} % in the paper"
+        head = (
+            f"# {row.algorithm} {row.network} of {table}{paper}; the {kind} recipe, as written by\n"
+            f"# python -m intff_lightning.reproduce {table} --recipe {kind} --configs DIR\n"
+        )
+        path.write_text(head + yaml.safe_dump(config(row, kind), sort_keys=False, width=120))
+        print(f"written: {path}")

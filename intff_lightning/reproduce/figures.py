@@ -13,10 +13,13 @@ from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule
 
 __all__ = ["draw_ablation", "draw_corruptions", "draw_losses", "draw_robustness"]
 
-_STYLES = {  # told apart in grey as well
-    "intff": {"label": "IntFF", "color": "#0072b2", "marker": "o", "linestyle": "-"},
-    "ff": {"label": "FF", "color": "#e69f00", "marker": "s", "linestyle": "--"},
-    "bp": {"label": "BP", "color": "#000000", "marker": "^", "linestyle": ":"},
+# by algorithm, and whether goodness is by class; told apart in grey as well
+_STYLES: dict[tuple[str, bool], dict[str, Any]] = {
+    ("intff", False): {"label": "IntFF", "color": "#0072b2", "marker": "o", "linestyle": "-"},
+    ("intff", True): {"label": "IntFF, channels", "color": "#009e73", "marker": "D", "linestyle": "-."},
+    ("ff", False): {"label": "FF", "color": "#e69f00", "marker": "s", "linestyle": "--"},
+    ("ff", True): {"label": "FF, channels", "color": "#cc79a7", "marker": "v", "linestyle": (0, (4, 1, 1, 1, 1, 1))},
+    ("bp", False): {"label": "BP", "color": "#000000", "marker": "^", "linestyle": ":"},
 }
 
 
@@ -88,15 +91,18 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Test accuracy against the corrupted share, and under each corruption alone.
 
     Args:
-        rows: of the robustness table; of two recipes, the first is drawn.
+        rows: of the robustness table; the author's are drawn where there are no others.
         path: of the PNG.
     """
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     shares, kinds = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    rows = [row for row in rows if row["recipe"] == rows[0]["recipe"]]
+    rows = [row for row in rows if row["recipe"] != "author"] or rows
+    lines: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["algorithm"], row["recipe"] == "channels"), []).append(row)
     names = list(dict.fromkeys(row["corruption"] for row in rows if row["corruption"] not in ("clean", "mixture")))
-    for offset, (algorithm, style) in zip((-0.2, 0, 0.2), _STYLES.items(), strict=True):
-        mine = [row for row in rows if row["algorithm"] == algorithm]
+    for place, (kind, mine) in enumerate(sorted(lines.items(), key=lambda line: list(_STYLES).index(line[0]))):
+        style, offset = _STYLES[kind], 0.6 * (place + 0.5) / len(lines) - 0.3
         line = sorted((row for row in mine if row["corruption"] in ("clean", "mixture")), key=lambda row: row["rate"])
         mean, std = [r["accuracy_mean"] for r in line], [r["accuracy_std"] for r in line]
         shares.errorbar([100 * row["rate"] for row in line], mean, std, capsize=3, **style)

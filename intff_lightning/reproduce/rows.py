@@ -4,7 +4,7 @@ import ast
 import dataclasses
 from typing import Literal
 
-__all__ = ["ABLATION", "CONVOLUTION", "KINDS", "Algorithm", "Row", "rows_of"]
+__all__ = ["ABLATION", "CONVOLUTION", "KINDS", "RECIPES", "Algorithm", "Row", "rows_of"]
 
 Algorithm = Literal["intff", "ff", "bp"]
 
@@ -13,6 +13,10 @@ CONVOLUTION = "(784,32C3,64C3,128,48,10)"
 
 KINDS = ("gaussian_pixels", "unloaded_rows", "noise_images", "label_noise")
 """Corruptions of the robustness table, each alone."""
+
+
+RECIPES = ("tuned", "channels", "author")
+"""In the order of the tables: ours; ours with a goodness for every class, of images without a label; the author's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Row:
         _, *widths = ast.literal_eval(self.network)
         units = [list(width) if isinstance(width, tuple) else [width] for width in widths]
         return units[:-1] if self.algorithm == "bp" else units
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Those that there are of it."""
+        if self.table == "ablation":
+            return ("tuned",)
+        return ("tuned", "author") if self.algorithm == "bp" else RECIPES
 
 
 _TABLE1 = [

@@ -65,7 +65,7 @@ class Run:
 
     Args:
         row: of a table.
-        recipe: ``author`` or ``tuned``.
+        recipe: of :data:`~intff_lightning.reproduce.rows.RECIPES`.
         seed: of weights, order, negatives, augmentation and corruption.
         quick: a few steps on a few images, to see the shape of it.
     """

@@ -39,7 +39,7 @@ def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command:
 
     Args:
         row: of the table.
-        recipe: ``author`` or ``tuned``.
+        recipe: of :data:`~intff_lightning.reproduce.rows.RECIPES`.
         results: of :meth:`~intff_lightning.reproduce.runs.Run.result`, one a seed, from seed 0 on.
         command: that made them.
     """
