@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in ("inference", "memory", "scaling", "steps"):
             command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         if name == "throughput":
-            command.add_argument("--epochs", type=int, default=8, help="of every loop, two to warm up left out")
+            command.add_argument("--epochs", type=int, default=8, help="of every loop that count; two more are run")
         if name in ("accuracy", "time_to_accuracy"):
             command.add_argument("--config", required=name == "accuracy", default="configs/mnist_fast.yaml")
             command.add_argument("--seeds", type=int, default=5 if name == "accuracy" else 3)

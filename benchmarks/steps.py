@@ -92,4 +92,4 @@ def main(arguments: argparse.Namespace) -> None:
             rows.append(row | dict(zip(("of BP (median)", "min", "max"), groups[name][rule], strict=True)))
     note = f"{arguments.device}, batches of {BATCH} images; medians over {len(values)} turns, ratios turn by turn."
     write("steps", arguments.out, rows, note)
-    draw_ratios(arguments.out / "steps.png", groups, "seconds of a training step, in those of BP")
+    draw_ratios(arguments.out / "steps.png", groups, "time of a training step, relative to BP")

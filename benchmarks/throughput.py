@@ -88,7 +88,7 @@ class BareLoop:
 
 
 class TakeTurns(L.Callback):
-    """Times each epoch of the trainer, and runs one of every bare loop after it, in turn the first and the last."""
+    """Times each epoch of the trainer; after it every bare loop runs one, in one order and then in the other."""
 
     def __init__(self, bare: dict[str, BareLoop]) -> None:
         self.bare = bare
@@ -118,11 +118,9 @@ def main(arguments: argparse.Namespace) -> None:
     ratios: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in rows:
         if row["loop"] != OURS:
-            ratio = (row["ours, of it (median)"], row["least"], row["most"])
+            ratio = (row["ours / this loop (median)"], row["least"], row["most"])
             ratios.setdefault(f"against the {row['loop']}", {})[row["network"]] = ratio
-    draw_ratios(
-        arguments.out / "throughput.png", ratios, "seconds of an epoch of intff_lightning, in those of the bare loop"
-    )
+    draw_ratios(arguments.out / "throughput.png", ratios, "time of an epoch, relative to the bare loop")
 
 
 def _turns(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -158,12 +156,13 @@ def _turns(name: str, network: Network, batches: int, arguments: argparse.Namesp
         assert cli.main(["fit", "--config", "configs/mnist_plain.yaml", *parts]) == 0
     finally:
         cli.IntFFCLI.instantiate_trainer = original
-    seconds = {OURS: turns.ours[1:], **{loop: times[1:-1] for loop, times in turns.theirs.items()}}  # without warm-up
+    # without the first epochs, which warm up, and the last, which ours does not end
+    seconds = {OURS: turns.ours[1:], **{loop: times[1:-1] for loop, times in turns.theirs.items()}}
     rows = []
     for loop, times in seconds.items():
         row = {"network": name, "loop": loop, "a step, ms (median)": 1e3 * statistics.median(times) / batches}
         ratios = [ours / theirs for ours, theirs in zip(seconds[OURS], times, strict=True)]
-        row |= {"ours, of it (median)": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        row |= {"ours / this loop (median)": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
         rows.append(row)
     return rows
 

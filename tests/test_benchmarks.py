@@ -180,7 +180,7 @@ def test_throughput(tmp_path, tiny_mnist, monkeypatch):
     assert (tmp_path / "throughput.png").stat().st_size
     assert len(rows) == 3 * 3
     for row in rows:
-        assert row["least"] <= row["ours, of it (median)"] <= row["most"]
+        assert row["least"] <= row["ours / this loop (median)"] <= row["most"]
         assert (row["loop"] == "intff_lightning") <= (row["least"] == row["most"] == 1)
 
 

@@ -141,7 +141,7 @@ def test_channels_are_a_recipe_of_intff_and_ff(data, capsys):
     kept = [(row["algorithm"], row["recipe"]) for row in _rows("out/table2.json")]
     assert kept == [("intff", "tuned"), ("intff", "channels"), ("ff", "channels")]  # BP needs no label in the image
     assert main(["table2", "--rows", "3", "--recipe", "channels", *data]) == 1
-    assert "--recipe channels: there is none of these rows" in capsys.readouterr().err
+    assert "--recipe channels: none of these rows has it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("table", "row"), [("table2", "1"), ("table1", "7")], ids=["intff", "convolution"])

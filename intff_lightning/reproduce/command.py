@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe",
         choices=[*RECIPES, "both", "all"],
         default="tuned",
-        help="ours (default); ours with a goodness for every class (IntFF and FF); the author's procedure, up to two "
-        "hours a run on two cores; both is ours and the author's",
+        help="tuned: ours (default); channels: ours with a goodness for every class (IntFF and FF); author: the "
+        "author's procedure, up to two hours a run on two cores; both: tuned and author; all: all three",
     )
     parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="only these lines of the table, from 1 on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
@@ -109,7 +109,7 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
     recipes = {"both": ("tuned", "author"), "all": RECIPES}.get(arguments.recipe, (arguments.recipe,))
     plan = {name: _chosen(name, arguments.rows) for name in names if name not in ("figure4", "equivalence")}
     if plan and not any(_with_recipes(rows, recipes) for rows in plan.values()):
-        raise ConfigurationError(f"--recipe {arguments.recipe}: there is none of these rows (BP has tuned and author).")
+        raise ConfigurationError(f"--recipe {arguments.recipe}: none of these rows has it (BP has tuned and author).")
     if arguments.configs is not None:
         for name, rows in plan.items():
             configs.write(name, _with_recipes(rows, recipes), arguments.configs)
@@ -243,6 +243,6 @@ def _note(name: str, quick: bool) -> str:
         )
     return (
         "Test accuracy of the epoch that was best on 5,000 clean, held out training images (tuned), or of the last "
-        "(author). Channels: tuned, with a goodness for every class and no label in the image. Passes: of each unit "
-        "over the training set. Seconds: of training and validation, mean of the seeds."
+        "(author). Channels: as tuned, but with a goodness for every class and no label in the image. Passes: of each "
+        "unit over the training set. Seconds: of training and validation, mean of the seeds."
     )

@@ -91,12 +91,13 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Test accuracy against the corrupted share, and under each corruption alone.
 
     Args:
-        rows: of the robustness table; the author's are drawn where there are no others.
+        rows: of the robustness table; the author's are drawn of algorithms that have no others.
         path: of the PNG.
     """
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     shares, kinds = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    rows = [row for row in rows if row["recipe"] != "author"] or rows
+    ours = {row["algorithm"] for row in rows if row["recipe"] != "author"}
+    rows = [row for row in rows if row["recipe"] != "author" or row["algorithm"] not in ours]
     lines: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault((row["algorithm"], row["recipe"] == "channels"), []).append(row)

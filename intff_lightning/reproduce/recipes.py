@@ -80,7 +80,7 @@ def make_recipe(row: Row, recipe: str, seed: int, data_dir: str, quick: bool = F
 
     Args:
         row: of a table.
-        recipe: ``author``, ``tuned``, or ``channels``: tuned, with a goodness for every class in place of labels.
+        recipe: ``author``, ``tuned``, or ``channels``: ours with a goodness for every class in place of labels.
         seed: of the data's order, negatives, augmentation and corruption.
         data_dir: folder of MNIST.
         quick: two epochs on a thousand images; the author's with two inner steps.
@@ -177,7 +177,7 @@ def _tuned(row: Row, recipe: str, options: dict[str, Any], quick: bool) -> Recip
     epochs = 2 if quick else chosen.epochs
     data = MNISTDataModule(
         batch_size=128,
-        negatives=WrongLabels(1 if chosen.by_class else 9),  # by class the other classes' channels are the negatives
+        negatives=WrongLabels(1 if chosen.by_class else 9),  # by class they are not read
         augmentation=RandomShift(1),
         **options,
     )

@@ -49,7 +49,7 @@ class Row:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Those that there are of it."""
+        """Recipes that the row has."""
         if self.table == "ablation":
             return ("tuned",)
         return ("tuned", "author") if self.algorithm == "bp" else RECIPES
