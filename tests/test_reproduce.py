@@ -9,7 +9,7 @@ from conftest import ROOT
 from torch import nn
 
 from intff_lightning.optim import KerasAdam
-from intff_lightning.reproduce import runs
+from intff_lightning.reproduce import figures, runs
 from intff_lightning.reproduce.command import main
 from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.recipes import make_recipe
@@ -217,6 +217,20 @@ def test_robustness_has_every_share_and_kind_for_every_algorithm(data):
     numbers = [str(i + 1) for i, row in enumerate(rows) if row.algorithm == "bp"]
     assert main(["robustness", "--rows", *numbers, "--seeds", "1", *data]) == 0
     assert Path("out/robustness.png").is_file()
+
+
+def test_the_figure_shows_our_recipes_and_the_authors_where_there_is_no_other(tmp_path, monkeypatch):
+    accuracy = {"accuracy_mean": 98.0, "accuracy_std": 0.1}
+    rows = [
+        {"algorithm": algorithm, "recipe": recipe, "corruption": corruption, "rate": rate, **accuracy}
+        for algorithm, recipe in (("bp", "author"), ("intff", "tuned"), ("intff", "channels"), ("intff", "author"))
+        for corruption, rate in (("clean", 0.0), ("mixture", 0.75), ("label_noise", 0.5))
+    ]
+    saved = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
+    figures.draw_robustness(rows, tmp_path / "robustness.png")
+    for axes in saved[0].axes:
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["IntFF", "IntFF, channels", "BP"]
 
 
 def test_section_6_holds():
