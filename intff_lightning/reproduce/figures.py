@@ -102,8 +102,8 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for row in rows:
         lines.setdefault((row["algorithm"], row["recipe"] == "channels"), []).append(row)
     names = list(dict.fromkeys(row["corruption"] for row in rows if row["corruption"] not in ("clean", "mixture")))
-    for place, (kind, mine) in enumerate(sorted(lines.items(), key=lambda line: list(_STYLES).index(line[0]))):
-        style, offset = _STYLES[kind], 0.6 * (place + 0.5) / len(lines) - 0.3
+    for place, kind in enumerate(kind for kind in _STYLES if kind in lines):
+        mine, style, offset = lines[kind], _STYLES[kind], 0.6 * (place + 0.5) / len(lines) - 0.3
         line = sorted((row for row in mine if row["corruption"] in ("clean", "mixture")), key=lambda row: row["rate"])
         mean, std = [r["accuracy_mean"] for r in line], [r["accuracy_std"] for r in line]
         shares.errorbar([100 * row["rate"] for row in line], mean, std, capsize=3, **style)

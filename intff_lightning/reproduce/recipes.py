@@ -11,13 +11,7 @@ from intff_lightning.augmentations import RandomShift
 from intff_lightning.backprop import BackpropModule
 from intff_lightning.corruptions import Corruption, GaussianPixels, LabelNoise, NoiseImages, PaperMixture, UnloadedRows
 from intff_lightning.datamodules import MNISTDataModule
-from intff_lightning.local import (
-    ChannelGoodness,
-    LabelCrossEntropy,
-    LocalLoss,
-    NoNormalization,
-    UnitL2,
-)
+from intff_lightning.local import ChannelGoodness, LabelCrossEntropy, LocalLoss, NoNormalization, UnitL2
 from intff_lightning.module import IntFFModule
 from intff_lightning.negatives import ShuffledLabels, WrongLabels
 from intff_lightning.network import Network
@@ -153,8 +147,9 @@ class _Settings:
 
 
 def _settings(row: Row, recipe: str) -> _Settings:
-    """Ours for a row; every one was chosen on the last 5,000 training images, clean and held out.
+    """Ours for a row; they were chosen on the last 5,000 training images, clean and held out.
 
+    Those of ``channels`` were chosen for IntFF on the paper's mixture, and taken over to its other rows.
     Corrupted sets are larger and come in many rows: 20 epochs for all three algorithms.
     """
     epochs = 40 if row.corruption == "clean" and row.table != "robustness" else 20
