@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.results import summary, write
 
+HELP = "test accuracy of a config over seeds"
+
 
 def fit(
     config: str, seed: int, folder: Path, data_dir: str, *options: str
@@ -42,6 +44,11 @@ def fit(
         for row in csv.DictReader(file):
             metrics.update({name: float(value) for name, value in row.items() if value})
     return metrics, lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="config file, or the name of a packaged one")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
 
 
 def main(arguments: argparse.Namespace) -> None:

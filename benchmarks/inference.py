@@ -18,11 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_bytes
 from benchmarks.opponents import PAPER, Network, now, quiet_trainer, take_turns
-from benchmarks.results import Panel, draw_lines, write
+from benchmarks.results import Panel, add_device, add_quick, draw_lines, write
 from intff_lightning import IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule, PairedDataModule
-from intff_lightning.messages import quiet
+from intff_lightning.lightning_compat import quiet
+
+HELP = "trying every label at once, against one pass per label"
 
 WIDTHS = (50, 500, 1000, 2000)
 BATCH = 256
@@ -43,6 +45,11 @@ def operations(function: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+    add_device(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -122,7 +129,7 @@ def _memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "classes": classes,
-                "inputs at a time": module.inputs_at_a_time(module.device),
+                "inputs at a time": module.inputs_per_pass(module.device),
                 "sweep, MB": peak_bytes(functools.partial(module.label_goodness, image), arguments.device) / 1e6,
                 "a pass a label, MB": peak_bytes(functools.partial(separate, module, image), arguments.device) / 1e6,
                 "result, MB": 4 * len(module.units) * BATCH * classes / 1e6,

@@ -23,9 +23,11 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from benchmarks.opponents import BP, BY_CLASS, CHECKPOINTING, IMMEDIATE, JOINT, MICRO_BATCHES, Network, Rule, train
-from benchmarks.results import Panel, draw_lines, write
-from intff_lightning.messages import quiet
+from benchmarks.results import Panel, add_device, add_quick, draw_lines, write
+from intff_lightning.lightning_compat import quiet
 from intff_lightning.pairs import image_and_target
+
+HELP = "peak activation memory of a training step over depth, against backpropagation"
 
 DEPTHS = (4, 8, 16, 32, 64)
 NETWORKS: dict[str, tuple[Callable[[int], Network], int]] = {  # by the number of units, and the batch size
@@ -159,6 +161,11 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
     return tracker.peak()[0]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+    add_device(parser)
+
+
 def main(arguments: argparse.Namespace) -> None:
     quiet()
     depths = (2, 4) if arguments.quick else DEPTHS
@@ -171,14 +178,16 @@ def main(arguments: argparse.Namespace) -> None:
             rows.append({"network": kind, "batch, images": batch_size, "rule": rule.name})
             rows[-1] |= {f"{d} units, MB": mb for d, mb in zip(depths, peaks[kind, rule.name], strict=True)}
             rows[-1]["parameters, gradients, Adam, MB"] = found[-1][1] / 1e6
+            rows[-1]["total, MB"] = sum(found[-1]) / 1e6
     for row in rows:
         first, *_, last = peaks[row["network"], row["rule"]]
         row["growth %"] = 100 * (last / first - 1)
         for other in ("BP", "BP, checkpointing"):
             row[f"of {other}"] = last / peaks[row["network"], other][-1]
     note = (
-        f"Peak activations of a training step ({arguments.device}), MB of 10^6 bytes. The last four columns are of the "
-        f"deepest network: what is there beside activations, growth since {depths[0]} units, shares of BP's peaks."
+        f"Peak activations of a training step ({arguments.device}), MB of 10^6 bytes. The columns after {depths[-1]} "
+        "units are those of the deepest network: what is there beside activations, the total, growth since "
+        f"{depths[0]} units, and shares of the activation peaks of BP."
     )
     write("memory", arguments.out, rows, note)
     panels = [

@@ -59,8 +59,14 @@ class Network:
             **options: of the module.
         """
         make: Any = functools.partial(ConvUnit, pool=1) if self.conv else DenseUnit
-        units = [make(list(layers), goodness=goodness()) for layers in self.widths]
-        options = {"optimizer": ADAM, "input_shape": list(self.shape), "num_classes": self.classes, **options}
+        units = [make(list(layers)) for layers in self.widths]
+        options = {
+            "goodness": goodness(),
+            "optimizer": ADAM,
+            "input_shape": list(self.shape),
+            "num_classes": self.classes,
+            **options,
+        }
         return IntFFModule(units, **options)
 
     def backprop(self, checkpointing: bool = False) -> BackpropModule:

@@ -10,6 +10,12 @@ from intff_lightning import IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy, LinearProbe
 from intff_lightning.datamodules import MNISTDataModule
 
+HELP = "linear probe on a trained network, by features"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="networks trained on MNIST, one per seed")
+
 
 def main(arguments: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []

@@ -1,8 +1,6 @@
-"""Writing what was measured: JSON and Markdown, with the command, versions and machine that gave it."""
+"""What benchmarks share: options, and writing what was measured with the command behind it."""
 
-import datetime
-import json
-import platform
+import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -10,42 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from matplotlib.figure import Figure  # not pyplot: no global state, no window
+from matplotlib.figure import Figure  # pyplot would bring global state and windows
 from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 
-_STYLES = [  # told apart in grey, and by the colour-blind
-    {"color": color, "marker": marker, "linestyle": line}
-    for color, marker, line in (
-        ("#0072b2", "o", "-"),
-        ("#e69f00", "s", "--"),
-        ("#000000", "^", ":"),
-        ("#009e73", "D", "-."),
-        ("#cc79a7", "v", (0, (5, 1))),
-        ("#56b4e9", "P", (0, (1, 3))),
-        ("#d55e00", "X", (0, (3, 1, 1, 1))),
-        ("#7f7f7f", "*", (0, (4, 2, 1, 2, 1, 2))),
-    )
-]
+from intff_lightning.reporting.plots import STYLES, save
+from intff_lightning.reporting.results import about, markdown_table, write_results
+
+
+def add_quick(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="the shape of it in seconds; its figures mean nothing")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over one quantity, by default on logarithmic axes: what grows in proportion is a line of slope 1."""
+    """Lines over one quantity, by default on logarithmic axes, where proportional growth is a line of slope 1."""
 
     title: str
     x_label: str
     y_label: str
     lines: dict[str, tuple[Sequence[float], Sequence[float]]]
-    """By name, which has one style in all panels of a figure: places and values."""
+    """Places and values by name; a name has the same style in all panels of a figure."""
     logarithmic: bool = True
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample standard deviation, and extremes."""
+    """Return mean, sample standard deviation, and extremes."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "std": spread, "min": min(values), "max": max(values)}
 
@@ -53,39 +47,29 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 def write(name: str, out: Path, rows: list[dict[str, Any]], note: str = "") -> None:
     """Print rows as a table and write ``NAME.json`` and ``NAME.md``."""
     columns = list(rows[0])
-    about = {
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({**about, "note": note, "rows": rows}, indent=1) + "\n")
-    cells = [[_text(row[column]) for column in columns] for row in rows]
-    lines = [
-        f"# {name}",
-        "",
-        f"`{about['command']}`, {about['date']}, {about['machine']}, torch {torch.__version__}.",
-        "",
-    ]
-    lines += [note, ""] if note else []
-    lines += ["| " + " | ".join(line) + " |" for line in [columns, ["---"] * len(columns), *cells]]
-    (out / f"{name}.md").write_text("\n".join(lines) + "\n")
+    facts = {"command": "python -m benchmarks " + " ".join(sys.argv[1:]), **about()}
+    facts["machine"] += f", {torch.get_num_threads()} threads"
+    text = markdown(name, facts, rows, note)
+    paths = write_results(name, out, {**facts, "note": note, "rows": rows}, text)
     table = Table(*columns, title=name)
-    for line in cells:
-        table.add_row(*line)
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
     Console().print(table)
-    print(f"written: {out / name}.json and .md")
+    print("written: " + ", ".join(str(path) for path in paths))
+
+
+def markdown(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], note: str) -> str:
+    """Return rows as a Markdown document, with the command and the machine that gave them."""
+    columns = list(rows[0])
+    made = f"`{facts['command']}`, {facts['date']}, {facts['machine']}, torch {facts['versions']['torch']}."
+    lines = [f"# {name}", "", made, "", *([note, ""] if note else [])]
+    return "\n".join([*lines, markdown_table(columns, [[_text(row[column]) for column in columns] for row in rows])])
 
 
 def draw_lines(path: Path, panels: Sequence[Panel], columns: int = 3) -> None:
     """Save panels side by side, ``columns`` in a row, with one legend below them."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    styles = dict(zip(names, _STYLES, strict=False))
+    styles = dict(zip(names, STYLES, strict=False))
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * lines + 0.3 * -(-len(names) // 3)), layout="constrained")
@@ -110,7 +94,7 @@ def draw_lines(path: Path, panels: Sequence[Panel], columns: int = 3) -> None:
 
 
 def draw_ratios(path: Path, groups: dict[str, dict[str, tuple[float, float, float]]], label: str) -> None:
-    """Save a chart of ratios, a panel for each group: median, least and most of every name, beside the line at 1."""
+    """Save a chart of ratios, one panel per group: median, smallest and largest by name, beside the line at 1."""
     sizes = [len(ratios) for ratios in groups.values()]
     figure = Figure(figsize=(7, 0.5 * len(groups) + 0.36 * sum(sizes) + 0.5), layout="constrained")
     grid = figure.subplots(len(groups), sharex=True, squeeze=False, height_ratios=[0.8 + size for size in sizes])
@@ -127,13 +111,12 @@ def draw_ratios(path: Path, groups: dict[str, dict[str, tuple[float, float, floa
         axes.axvline(1, color="#000000", linestyle=":")
         axes.set_title(title, fontsize=9)
     longest = max(most for ratios in groups.values() for _, _, most in ratios.values())
-    axes.set(xlabel=label, xlim=(0, 1.1 * longest))  # with room for the number behind it
+    axes.set(xlabel=label, xlim=(0, 1.1 * longest))  # leaves room for the number
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     print(f"written: {path}")
 
 

@@ -18,7 +18,7 @@ from benchmarks.results import write
 CONFIG = """
 seed_everything: 0
 trainer: {max_epochs: 30, accelerator: cpu, enable_progress_bar: false, callbacks: [
-  {class_path: intff_lightning.checkpoints.LastCheckpoint, init_args: {every_n_train_steps: 7}}]}
+  {class_path: intff_lightning.callbacks.LastCheckpoint, init_args: {every_n_train_steps: 7}}]}
 model:
   class_path: IntFFModule
   init_args:
@@ -28,6 +28,13 @@ model:
     scheduler: CosineDecay
 data: {class_path: DigitsDataModule, init_args: {batch_size: 64, augmentation: {class_path: RandomShift}}}
 """
+
+
+HELP = "runs killed at random moments and resumed, against a run that was not killed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=30, help="number of runs (default: 30)")
 
 
 def main(arguments: argparse.Namespace) -> None:

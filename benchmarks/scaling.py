@@ -31,8 +31,10 @@ from benchmarks.opponents import (
     take_turns,
     train,
 )
-from benchmarks.results import Panel, draw_lines, write
-from intff_lightning.messages import quiet
+from benchmarks.results import Panel, add_device, add_quick, draw_lines, write
+from intff_lightning.lightning_compat import quiet
+
+HELP = "seconds and memory over batch size, width, depth, classes and data, against backpropagation"
 
 BATCH, WIDTH, UNITS = 256, 512, 4  # where they do not vary
 STEPS: dict[str, tuple[Sequence[int], Callable[[int], tuple[Network, int]]]] = {  # places; network and batch size there
@@ -44,6 +46,11 @@ CLASSES, CHANNELS, CLASSIFIED = (10, 50, 200, 1000), 1000, 64  # of every unit, 
 IMAGES = (2048, 4096, 8192, 16384, 32768)
 ROUNDS, STEPS_A_TURN = 3, 5
 RULES = [IMMEDIATE, JOINT, BP]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+    add_device(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:

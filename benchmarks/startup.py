@@ -19,6 +19,8 @@ from typing import Any
 
 import lightning as L
 
+HELP = "seconds until the help, and until the first batch, against the imports alone"
+
 ROOT = Path(__file__).parents[1]
 IMPORTS = "import lightning, torchvision"
 CUT_OFF = f"{IMPORTS}, cut off"
@@ -55,6 +57,11 @@ def seconds(arguments: list[str], folder: str) -> float:
     if process.returncode != (ENDED if fits else 0):
         raise SystemExit(f"python {' '.join(arguments)}: exit code {process.returncode}\n{process.stderr}")
     return taken
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    # the shared options are in a file that imports matplotlib, and a measured process imports this one
+    parser.add_argument("--quick", action="store_true", help="the shape of it in seconds; its figures mean nothing")
 
 
 def main(arguments: argparse.Namespace) -> None:

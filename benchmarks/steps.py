@@ -25,10 +25,12 @@ from benchmarks.opponents import (
     median_step,
     take_turns,
 )
-from benchmarks.results import draw_ratios, write
-from intff_lightning.labels import LabelEncoder, LabelOverlay
+from benchmarks.results import add_device, add_quick, draw_ratios, write
+from intff_lightning.labels import LabelOverlay
+from intff_lightning.lightning_compat import quiet
 from intff_lightning.local import Goodness
-from intff_lightning.messages import quiet
+
+HELP = "a training step against backpropagation, and what each optimization gives"
 
 BATCH = 256
 NETWORKS = {  # and the steps of a turn
@@ -39,17 +41,18 @@ NETWORKS = {  # and the steps of a turn
 ROUNDS = 9
 
 
-class Opaque(LabelEncoder):
-    """The label overlay behind a wall: a first unit cannot read image and label apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.overlay = LabelOverlay()
+class Opaque(LabelOverlay):
+    """The label overlay, but a first unit cannot read image and label apart."""
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        self.overlay.num_classes = self.num_classes
-        overlaid: Tensor = self.overlay(image, label)
-        return overlaid
+        overlaid = image.flatten(1).clone()
+        overlaid[:, : self.num_classes] = 0
+        if label is not None:
+            overlaid.scatter_(1, label.unsqueeze(1), image.flatten(1).amax(1, keepdim=True))
+        return overlaid.view_as(image)
+
+    def one_hot_value(self, image: Tensor) -> None:
+        return None
 
 
 class PlainSquares(Goodness):
@@ -73,6 +76,11 @@ RULES = [
     Rule("immediate, Adam not fused", lambda n: n.intff(optimizer=functools.partial(torch.optim.Adam, lr=1e-3))),
     Rule("immediate, units compiled", lambda network: network.intff(compile=True)),
 ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+    add_device(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,10 @@ measured by ``benchmarks steps``.
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,9 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from benchmarks.opponents import PAPER, Network
-from benchmarks.results import draw_ratios, write
+from benchmarks.results import add_quick, draw_ratios, write
 from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
+
+HELP = "epoch time against bare PyTorch loops"
 
 BATCH = 256
 OURS = "intff_lightning"
@@ -88,12 +92,24 @@ class BareLoop:
 
 
 class TakeTurns(L.Callback):
-    """Times each epoch of the trainer; after it every bare loop runs one, in one order and then in the other."""
+    """Times each epoch of the trainer. After it every bare loop runs one, in one order and then in the other.
 
-    def __init__(self, bare: dict[str, BareLoop]) -> None:
-        self.bare = bare
+    Args:
+        network: Name in :data:`NETWORKS`.
+        batches: Number of batches per epoch.
+        data_dir: Folder of MNIST.
+        val_size: Validation samples, which are not trained on.
+        out: JSON file for the seconds of every loop's epochs.
+    """
+
+    def __init__(self, network: str, batches: int, data_dir: str, val_size: float, out: str) -> None:
+        train: Any = MNISTDataModule(data_dir, val_size=val_size).dataset("train")
+        sizes, _ = NETWORKS[network]
+        kinds = {"bare loop": False, "bare loop, fused Adam": True}
+        self.bare = {name: BareLoop(train.image, train.target, sizes, batches, fused) for name, fused in kinds.items()}
+        self.out = Path(out)
         self.ours: list[float] = []
-        self.theirs: dict[str, list[float]] = {name: [] for name in bare}
+        self.theirs: dict[str, list[float]] = {name: [] for name in self.bare}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()
@@ -108,6 +124,16 @@ class TakeTurns(L.Callback):
             now = time.perf_counter()
             self.theirs[name].append(now - self._resumed)
             self._resumed = now
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # without the first epochs, which warm up, and the last, which has no end here
+        seconds = {OURS: self.ours[1:], **{name: times[1:-1] for name, times in self.theirs.items()}}
+        self.out.write_text(json.dumps(seconds))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each loop that count; two more are run")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -126,38 +152,24 @@ def main(arguments: argparse.Namespace) -> None:
 def _turns(name: str, network: Network, batches: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     data = MNISTDataModule(arguments.data_dir, val_size=0.2 if arguments.quick else 5000)
     data.prepare_data()
-    train: Any = data.dataset("train")
-    turns = TakeTurns(
-        {
-            loop: BareLoop(train.image, train.target, network, batches, fused)
-            for loop, fused in (("bare loop", False), ("bare loop, fused Adam", True))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "seconds.json"
+        turns = {"network": name, "batches": batches, "data_dir": str(data.data_dir), "val_size": data.val_size}
+        callback = {"class_path": "benchmarks.throughput.TakeTurns", "init_args": {**turns, "out": str(out)}}
+        options = {
+            "--trainer.max_epochs": arguments.epochs + 2,
+            "--trainer.limit_train_batches": batches,
+            "--trainer.default_root_dir": folder,
+            "--trainer.callbacks+": json.dumps(callback),
+            "--data.data_dir": data.data_dir.as_posix(),
+            "--data.val_size": data.val_size,
+            "--test_after_fit": "false",
         }
-    )
-    options = {
-        "--trainer.max_epochs": arguments.epochs + 2,
-        "--trainer.limit_train_batches": batches,
-        "--trainer.default_root_dir": arguments.out / "logs",
-        "--data.data_dir": data.data_dir.as_posix(),
-        "--data.val_size": data.val_size,
-        "--test_after_fit": "false",
-    }
-    if network is not PAPER:
-        options["--model.units"] = json.dumps([_unit(network, widths) for widths in network.widths])
-    original = cli.IntFFCLI.instantiate_trainer
-
-    def with_turns(self: Any, **kwargs: Any) -> L.Trainer:
-        trainer = original(self, **kwargs)
-        trainer.callbacks.append(turns)
-        return trainer
-
-    cli.IntFFCLI.instantiate_trainer = with_turns
-    try:
-        parts = [str(part) for option in options.items() for part in option]
+        if network is not PAPER:
+            options["--model.units"] = json.dumps([_unit(network, widths) for widths in network.widths])
+        parts = [f"{option}={value}" for option, value in options.items()]
         assert cli.main(["fit", "--config", "configs/mnist_plain.yaml", *parts]) == 0
-    finally:
-        cli.IntFFCLI.instantiate_trainer = original
-    # without the first epochs, which warm up, and the last, which ours does not end
-    seconds = {OURS: turns.ours[1:], **{loop: times[1:-1] for loop, times in turns.theirs.items()}}
+        seconds = json.loads(out.read_text())
     rows = []
     for loop, times in seconds.items():
         row = {"network": name, "loop": loop, "a step, ms (median)": 1e3 * statistics.median(times) / batches}
@@ -168,7 +180,6 @@ def _turns(name: str, network: Network, batches: int, arguments: argparse.Namesp
 
 
 def _unit(network: Network, widths: tuple[int, ...]) -> dict[str, Any]:
-    """A unit of ``configs/mnist_plain.yaml`` of other sizes."""
+    """Return a unit of ``configs/mnist_plain.yaml`` with other sizes."""
     kind, sizes = ("ConvUnit", {"channels": widths, "pool": 1}) if network.conv else ("DenseUnit", {"widths": widths})
-    normalization = {"class_path": "UnitL2", "init_args": {"gain": 10}}
-    return {"class_path": kind, "init_args": {**sizes, "normalization": normalization}}
+    return {"class_path": kind, "init_args": sizes}

@@ -9,7 +9,15 @@ from typing import Any
 from benchmarks.accuracy import fit
 from benchmarks.results import Panel, draw_lines, summary, write
 
+HELP = "seconds from process start until the validation accuracy passes a mark"
+
 AUTHOR_SECONDS = 7000  # of the author's code for the same network, two cores of the same kind, 100 outer epochs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="configs/mnist_fast.yaml")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--mark", type=float, default=98.0, help="validation accuracy in percent (default: 98)")
 
 
 def main(arguments: argparse.Namespace) -> None:

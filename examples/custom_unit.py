@@ -1,4 +1,7 @@
-"""A new kind of unit in a few lines: a gated layer. It is configurable from YAML and kept in checkpoints as it is."""
+"""A new kind of unit in a few lines: a gated layer. Configs can name it, and checkpoints can rebuild it.
+
+Run it: python examples/custom_unit.py
+"""
 
 import math
 from typing import Any
@@ -37,10 +40,10 @@ class GatedUnit(HiddenUnit):
 
 def main(max_epochs: int = 15) -> float:
     L.seed_everything(0)
-    units = [GatedUnit(200, normalization=UnitL2(gain=20)), DenseUnit([100, 50], normalization=UnitL2(gain=20))]
+    module = IntFFModule([GatedUnit(200), DenseUnit([100, 50])], normalization=UnitL2(gain=20))
     data = DigitsDataModule(negatives=WrongLabels(3), batch_size=32)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, enable_checkpointing=False, callbacks=[GoodnessAccuracy()])
-    trainer.fit(IntFFModule(units), data)
+    trainer.fit(module, data)
     accuracy = float(trainer.callback_metrics["val/accuracy"])
     print(f"validation accuracy {100 * accuracy:.1f} %")
     return accuracy

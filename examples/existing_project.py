@@ -1,4 +1,7 @@
-"""Parts dropped into a Lightning project that exists: your datamodule, your Trainer, your logger and callbacks."""
+"""The module in a Lightning project that you have: your datamodule, your Trainer, your logger and callbacks.
+
+Run it: python examples/existing_project.py
+"""
 
 import lightning as L
 import torch
@@ -14,7 +17,7 @@ from intff_lightning.local import UnitL2
 
 
 class YourDataModule(L.LightningDataModule):
-    """Stands for the one that you have: images, labels and augmentation, nothing of Forward-Forward."""
+    """Stands for the datamodule that you have. It knows nothing about Forward-Forward."""
 
     def setup(self, stage: str) -> None:
         digits = load_digits()
@@ -38,13 +41,13 @@ class YourDataModule(L.LightningDataModule):
 def main(max_epochs: int = 10) -> float:
     L.seed_everything(0)
     data = PairedDataModule(YourDataModule(), negatives=WrongLabels(3), num_classes=10)
-    units = [DenseUnit([200, 100], normalization=UnitL2(gain=20)) for _ in range(2)]
+    module = IntFFModule([DenseUnit([200, 100]), DenseUnit([200, 100])], normalization=UnitL2(gain=20))
     trainer = L.Trainer(
         max_epochs=max_epochs,
         logger=CSVLogger("."),
         callbacks=[GoodnessLogger(), GoodnessAccuracy(), EarlyStopping("val/accuracy", mode="max", patience=5)],
     )
-    trainer.fit(IntFFModule(units), data)
+    trainer.fit(module, data)
     accuracy = float(trainer.callback_metrics["val/accuracy"])
     print(f"validation accuracy {100 * accuracy:.1f} %")
     return accuracy

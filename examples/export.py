@@ -1,4 +1,4 @@
-"""A trained classifier as a torch.export program and as ONNX: images in, scores out, for any batch size.
+"""Export a trained classifier as a torch.export program and as ONNX: images in, scores out, for any batch size.
 
 Run it: pip install onnx onnxruntime onnxscript && python examples/export.py
 """
@@ -13,8 +13,8 @@ from intff_lightning.local import UnitL2
 
 
 def main(max_epochs: int = 20) -> float:
-    units = [DenseUnit([200, 100], normalization=UnitL2(gain=20)), DenseUnit([50], normalization=UnitL2(gain=20))]
-    module, data = IntFFModule(units), DigitsDataModule(negatives=WrongLabels(k=3), batch_size=32)
+    module = IntFFModule([DenseUnit([200, 100]), DenseUnit([50])], normalization=UnitL2(gain=20))
+    data = DigitsDataModule(negatives=WrongLabels(k=3), batch_size=32)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, enable_checkpointing=False)
     trainer.fit(module, data)
 

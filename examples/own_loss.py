@@ -1,6 +1,6 @@
-"""IntFFModule with another local loss, in a Trainer script with your own logger and callbacks.
+"""Your own local loss and training rule, in a Trainer script with your own logger and callbacks.
 
-A loss of your own is a LocalLoss given to the units; a training rule of your own overrides a method of IntFFModule.
+The loss is a LocalLoss, for all units or for one. The rule overrides a method of IntFFModule.
 Run it: python examples/own_loss.py
 """
 
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
-from intff_lightning import DenseUnit, IntFFModule, WrongLabels
+from intff_lightning import DenseUnit, IntFFModule, PairedBatch, WrongLabels
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.local import LocalLoss, UnitL2
@@ -18,36 +18,37 @@ from intff_lightning.optim import CosineDecay
 
 
 class Hinge(LocalLoss):
-    """Positive goodness at least `margin` above every negative's."""
+    """Positive goodness should exceed each negative goodness by a margin."""
 
     def __init__(self, margin: float = 2.0) -> None:
         super().__init__()
         self.margin = margin
 
-    def forward(self, positive: Tensor, negative: Tensor, target: Tensor, others: object) -> Tensor:
+    def forward(self, positive: Tensor, negative: Tensor, target: Tensor, earlier: object) -> Tensor:
         return (self.margin - positive.unsqueeze(1) + negative).relu().mean()
 
 
 class DecayedGoodness(IntFFModule):
-    """Adds a small price of goodness itself to every unit's loss, whatever that loss is."""
+    """Adds a small penalty on goodness to the loss of every unit, whatever that loss is."""
 
-    def local_loss(self, k: int, h: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
-        loss, goodness = super().local_loss(k, h, *arguments)
+    def local_loss(self, k: int, h: Tensor, batch: PairedBatch, earlier: Tensor | None) -> tuple[Tensor, Tensor]:
+        loss, goodness = super().local_loss(k, h, batch, earlier)
         return loss + 0.001 * goodness.mean(), goodness
 
 
 def main(max_epochs: int = 20) -> float:
-    units = [DenseUnit([200, 100], normalization=UnitL2(gain=20), loss=Hinge()) for _ in range(2)]
-    module = DecayedGoodness(units, scheduler=CosineDecay, optimizer=lambda p: torch.optim.AdamW(p, lr=2e-3))
+    module = DecayedGoodness(
+        [DenseUnit([200, 100]), DenseUnit([200, 100])],
+        normalization=UnitL2(gain=20),
+        loss=Hinge(),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3),
+        scheduler=CosineDecay,
+    )
+    stop = EarlyStopping("val/accuracy", mode="max", patience=10)
     trainer = L.Trainer(
         max_epochs=max_epochs,
         logger=CSVLogger("own_logs"),
-        callbacks=[
-            GoodnessLogger(),
-            GoodnessAccuracy(),
-            LearningRateMonitor(),
-            EarlyStopping("val/accuracy", mode="max", patience=10),
-        ],
+        callbacks=[GoodnessLogger(), GoodnessAccuracy(), LearningRateMonitor(), stop],
     )
     trainer.fit(module, DigitsDataModule(negatives=WrongLabels(k=3), batch_size=32))
     return float(trainer.callback_metrics["val/accuracy"])

@@ -1,4 +1,4 @@
-"""This package's callbacks on a LightningModule of your own: it needs `goodness` and `label_goodness`.
+"""This package's callbacks on your own LightningModule, which needs `encoder`, `goodness` and `label_goodness`.
 
 Run it: python examples/own_module.py
 """
@@ -14,27 +14,28 @@ from intff_lightning.datamodules import DigitsDataModule
 
 
 class OneLayer(L.LightningModule):
-    """Hinton's Forward-Forward, one layer, automatic optimization: not one line of it comes from the package."""
+    """Hinton's Forward-Forward with one layer and automatic optimization; only the label encoder is the package's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = LabelOverlay()  # the datamodule puts labels into images as this says
-        self.encoder.num_classes = 10
+        self.encoder = LabelOverlay()
+        self.encoder.setup((1, 10, 10), 10)  # shape of an image, number of classes
         self.layer = nn.Sequential(nn.Flatten(), nn.Linear(100, 500), nn.ReLU())
 
     def goodness(self, x: Tensor) -> Tensor:
-        """(U, B) on inputs with a label; here U = 1."""
+        """Map inputs that carry a label to goodness ``(U, B)``; here U = 1."""
         x = 10 * x / x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return self.layer(x).square().mean(1).unsqueeze(0)
 
     def label_goodness(self, image: Tensor) -> Tensor:
-        """(U, B, C): every image under every label."""
+        """Return the goodness ``(U, B, C)`` of every image with every label."""
         labels = torch.arange(10, device=image.device)
         scores = [self.goodness(self.encoder(image, label.expand(len(image)))) for label in labels]
         return torch.stack(scores, dim=2)
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
-        positive, negative = self.goodness(batch.positive), self.goodness(batch.negative)  # three negatives a positive
+        positive = self.goodness(self.encoder.positive(batch))
+        negative = self.goodness(self.encoder.negative(batch))  # three negatives per positive
         return softplus(1.5 - positive).mean() + softplus(negative - 1.5).mean()
 
     def validation_step(self, batch: PairedBatch, batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""A network that exists: each stage of torchvision's ResNet-18 becomes a hidden unit, on a datamodule of your own.
+"""An existing network: each stage of torchvision's ResNet-18 becomes a hidden unit, with your own datamodule.
 
 Run it: python examples/resnet18.py
 """
@@ -9,14 +9,14 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from intff_lightning import HiddenUnit, IntFFModule, split
+from intff_lightning import IntFFModule, split
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.local import ChannelGoodness, LabelCrossEntropy
 
 
 class YourDataModule(L.LightningDataModule):
-    """Stands for the one that you have: colour images and labels."""
+    """Stands for the datamodule that you have: colour images and labels."""
 
     def setup(self, stage: str) -> None:
         digits = load_digits()
@@ -36,10 +36,10 @@ def main(max_epochs: int = 4) -> float:
     L.seed_everything(0)
     pieces = split(torchvision.models.resnet18(), at=["layer1", "layer2", "layer3", "layer4"], until="avgpool")
     loss = LabelCrossEntropy(threshold_weight=0.0, temperature=0.2)
-    units = [HiddenUnit(piece, goodness=ChannelGoodness(), loss=loss) for piece in pieces]
+    module = IntFFModule(pieces, goodness=ChannelGoodness(), loss=loss)
     data = PairedDataModule(YourDataModule(), num_classes=10)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, callbacks=[GoodnessLogger(), GoodnessAccuracy()])
-    trainer.fit(IntFFModule(units), data)
+    trainer.fit(module, data)
     accuracy = float(trainer.callback_metrics["val/accuracy"])
     print(f"validation accuracy {100 * accuracy:.1f} %, local loss {float(trainer.callback_metrics['train/loss']):.3f}")
     return accuracy

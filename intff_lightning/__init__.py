@@ -1,9 +1,13 @@
 """Integrated Forward-Forward learning as PyTorch Lightning modules.
 
-Reading order: ``functional`` (the paper's equations), ``labels`` and ``negatives`` (what the network is shown),
-``local`` and ``units`` (hidden units; ``splitting`` makes them of a network that exists), ``module`` (the algorithm),
-``classifier`` (the trained network), ``backprop`` (the baseline), ``corruptions`` (what can be wrong with a training
-set), then ``datamodules``, ``callbacks``, ``cli`` and ``reproduce`` (the paper's tables and figures) around them.
+Two wings, data and network, meet only in the batch. Reading order:
+
+- ``functional``: the paper's equations. ``errors``, ``files``, ``modes``, ``recipe`` and ``lightning_compat`` are small
+  tools that everything uses.
+- ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``, ``augmentations``, ``datamodules``.
+- Network wing: ``labels``, ``local``, ``units``, ``network``, ``classifier`` (the trained network), ``optim``,
+  ``stepping``, ``module`` (the algorithm), ``backprop`` (the baseline).
+- Around them: ``checkpoints``, ``callbacks``, ``reporting``, ``cli``, ``configs``, ``reproduce`` (the paper's tables).
 """
 
 import sys
@@ -11,8 +15,8 @@ import warnings
 
 if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
     warnings.warn(
-        "intff_lightning is made of `lightning`, whose modules a Trainer of `pytorch_lightning` does not take: "
-        "write `import lightning.pytorch as pl` in place of `import pytorch_lightning as pl`.",
+        "intff_lightning builds on `lightning`, and a Trainer of `pytorch_lightning` does not accept its modules: "
+        "write `import lightning.pytorch as pl` instead of `import pytorch_lightning as pl`.",
         stacklevel=2,
     )
 
@@ -30,8 +34,15 @@ from intff_lightning.negatives import (
     WrongLabels,
 )
 from intff_lightning.pairs import PairedBatch
-from intff_lightning.splitting import split
-from intff_lightning.units import AttentionUnit, ConvUnit, DenseUnit, HiddenUnit, RecurrentUnit, TorchvisionUnit
+from intff_lightning.units import (
+    AttentionUnit,
+    ConvUnit,
+    DenseUnit,
+    HiddenUnit,
+    RecurrentUnit,
+    TorchvisionUnit,
+    split,
+)
 
 __all__ = [
     "AttentionUnit",

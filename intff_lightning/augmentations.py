@@ -1,4 +1,4 @@
-"""Augmentation of training images, on the device and a batch at a time."""
+"""Augmentation of training images, on the device, one batch at a time."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,20 @@ from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.recipe import Recorded
 
-__all__ = ["Augmentation", "HorizontalFlip", "InOrder", "RandomAffine", "RandomShift"]
-
 
 class Augmentation(Recorded):
-    """Base of augmentations; any callable of this form will do."""
+    """Base of augmentations. Any callable with this signature works as one."""
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        """Change images ``(B, C, H, W)`` at random; ``generator`` holds the draws of these samples in this epoch."""
+        """Change images ``(B, C, H, W)`` at random, by the draws of these samples in this epoch."""
         raise NotImplementedError
 
 
 class RandomShift(Augmentation):
-    """Shift every image by up to ``pixels`` in each direction, uniformly; zeros enter at the border.
+    """Shifts each image by up to ``pixels`` in both directions, uniformly; zeros enter at the border.
 
     Args:
-        pixels: largest shift, in pixels.
+        pixels: Largest shift, in pixels.
     """
 
     def __init__(self, pixels: int = 1) -> None:
@@ -35,39 +33,37 @@ class RandomShift(Augmentation):
         self.pixels = pixels
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        """Shift ``(B, C, H, W)``."""
         batch, _, height, width = image.shape
         offset = generator.integers(2 * self.pixels + 1, 2)  # (B, 2): rows, columns
         rows = offset[:, :1] + torch.arange(height, device=image.device)  # (B, H)
         columns = offset[:, 1:] + torch.arange(width, device=image.device)  # (B, W)
         sample = torch.arange(batch, device=image.device).view(-1, 1, 1)
-        # advanced indices around a slice come first: (B, H, W, C)
+        # dimensions of advanced indices around a slice come first: (B, H, W, C)
         shifted = pad(image, [self.pixels] * 4)[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)]
         return shifted.movedim(-1, 1).contiguous()
 
 
 class RandomAffine(Augmentation):
-    """Rotate, scale and shift every image, by amounts drawn uniformly; bilinear, zeros enter at the border.
+    """Rotates, scales and shifts each image by amounts drawn uniformly; bilinear, and zeros enter at the border.
 
     Args:
-        degrees: largest rotation in either direction.
-        scale: largest enlargement or reduction, as a share of the size.
-        shift: largest shift in each direction, as a share of the size.
+        degrees: Largest rotation in either direction, in degrees.
+        scale: Largest enlargement or reduction, as a share of the size.
+        shift: Largest shift in each direction, as a share of the size.
     """
 
     def __init__(self, degrees: float = 10.0, scale: float = 0.1, shift: float = 0.05) -> None:
         if min(degrees, scale, shift) < 0 or scale >= 1:
             raise ConfigurationError(
-                f"RandomAffine(degrees={degrees}, scale={scale}, shift={shift}): from 0 on, and scale below 1."
+                f"RandomAffine(degrees={degrees}, scale={scale}, shift={shift}): give 0 or more, and scale below 1."
             )
         self.degrees, self.scale, self.shift = degrees, scale, shift
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        """Change ``(B, C, H, W)``."""
         turn, size, right, down = (2 * generator.uniform(4) - 1).unbind(1)
         angle, size = turn * math.radians(self.degrees), 1 + size * self.scale
         height, width = image.shape[2:]
-        # grid_sample counts from -1 to 1 along either side, so a turn must know their ratio
+        # grid_sample's coordinates run from -1 to 1 along either side, so a rotation needs the ratio of the sides
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         rows = [cos, -sin * height / width, 2 * self.shift * right, sin * width / height, cos, 2 * self.shift * down]
         grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(image.dtype), list(image.shape), align_corners=False)
@@ -75,26 +71,24 @@ class RandomAffine(Augmentation):
 
 
 class HorizontalFlip(Augmentation):
-    """Mirror every second image, on average."""
+    """Mirrors each image with probability 0.5."""
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        """Change ``(B, C, H, W)``."""
         mirrored = generator.uniform() < 0.5
         return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(3), image)
 
 
 class InOrder(Augmentation):
-    """Several augmentations, one after the other.
+    """Applies several augmentations, one after the other.
 
     Args:
-        steps: the augmentations.
+        steps: The augmentations.
     """
 
     def __init__(self, steps: Sequence[Augmentation]) -> None:
         self.steps = list(steps)
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        """Change ``(B, C, H, W)``."""
         for step in self.steps:
             image = step(image, generator=generator)
         return image

@@ -1,111 +1,115 @@
-"""Checkpoint files: written whole or not at all, kept when a run is interrupted."""
+"""What a checkpoint holds, and how it is written, found and read.
 
-import os
-from datetime import timedelta
+Beside Lightning's own keys, a checkpoint of this package holds
+
+- ``hyper_parameters``: the module's arguments in plain values (:mod:`intff_lightning.recipe`);
+- ``recipes``: ``model`` and ``data``, the recipes of the network and of its data, and ``probe``, the arguments of
+  :class:`~intff_lightning.callbacks.LinearProbe`, so that a checkpoint can rebuild all of them;
+- ``training``: ``losses``, the sums of the epoch so far, and ``random``, the random states of all processes;
+- the states of callbacks, and of the datamodule: the seed in force and the place in the epoch.
+
+All values load under torch's ``weights_only``.
+"""
+
+import random
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
-__all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint"]
+from intff_lightning.errors import CheckpointError
+from intff_lightning.files import atomic_write
+
+# -------------------------------------------------------------------- files
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its target, syncs it to the disk, and renames it.
 
-    Lightning's own goes through a temporary folder that may lie on another file system, where a rename is a copy.
+    Lightning writes to a temporary folder that may be on another file system, where a rename is a copy.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save ``checkpoint`` to ``path``; remote paths go Lightning's way."""
-        if "://" in str(path):
+        if "://" in str(path):  # a remote path is Lightning's task
             super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        else:
+            with atomic_write(Path(path)) as partial:
+                torch.save(checkpoint, partial)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the weights of the highest value of a metric, and of the latest epoch that reached it.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint, on the CPU; refuse a file that is none, or is damaged."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"]
+    except Exception as error:  # torch's reader raises anything for a damaged file
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path} is not a checkpoint, or is damaged ({reason}).") from None
+    return checkpoint
 
-    Accuracy on few validation samples ties often, and of equals the longer trained weights are the better guess.
+
+_RUNS = "lightning_logs"
+
+
+def find_checkpoint(name: str, root: Path) -> Path | None:
+    """Return the newest ``last.ckpt`` or ``best.ckpt`` of all runs under ``root``, or ``None`` if there is none."""
+    found = (root / _RUNS).glob(f"version_*/checkpoints/{name}.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def resumed_version(path: str | Path | None, root: Path) -> int | None:
+    """Return the number of the run whose ``last.ckpt`` this is, or ``None`` if it belongs to no run under ``root``."""
+    path = Path(path or "").absolute()
+    run = path.parent.parent
+    number = run.name.removeprefix("version_")
+    if path.name == "last.ckpt" and run.parent == (root / _RUNS).absolute() and number.isdigit():
+        return int(number)
+    return None
+
+
+# -------------------------------------------------------------------- random states
+
+
+def _process_count() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def random_states() -> list[dict[str, Any]]:
+    """Return the states of the global random generators of all processes, by rank. All processes must call it.
+
+    Dropout, and augmentations of your own, draw from them. What this package draws depends on (seed, epoch, sample)
+    alone, see :mod:`intff_lightning.draws`.
     """
-
-    state_key = "BestCheckpoint"  # Lightning asks for it at every hook, and its own takes a while to make
-
-    def __init__(self, monitor: str = "val/accuracy") -> None:
-        super().__init__(monitor=monitor, mode="max", filename="best")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the metric, where this validation has logged it: a linear probe is not fitted in every one."""
-        if self.monitor in trainer.callback_metrics:
-            super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Likewise; Lightning chooses one of the two hooks."""
-        if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether ``current`` is to be kept; a tie counts."""
-        above = None if current is None else torch.nextafter(current, torch.full_like(current, torch.inf))
-        return super().check_monitor_top_k(trainer, above)
+    name, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    if _process_count() == 1:
+        return [state]
+    states: list[Any] = [None] * _process_count()
+    torch.distributed.all_gather_object(states, state)
+    return states
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the weights after every epoch, and those of the moment of a Ctrl-C.
+def restore_random_state(states: list[dict[str, Any]], rank: int) -> None:
+    """Restore the state of one process; if the number of processes has changed, draws start anew."""
+    if len(states) != _process_count():
+        return
+    state = states[rank]
+    torch.set_rng_state(state["torch"].cpu())
+    random.setstate(_as_tuples(state["python"]))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
-    Args:
-        every_n_train_steps: keeps those of every so many steps as well.
-        train_time_interval: and those of whenever so much time has passed; not both.
-    """
 
-    state_key = "LastCheckpoint"
-
-    def __init__(self, every_n_train_steps: int | None = None, train_time_interval: timedelta | None = None) -> None:
-        super().__init__(
-            filename="last",
-            every_n_train_steps=every_n_train_steps,
-            train_time_interval=train_time_interval,
-            save_on_train_epoch_end=True,
-            save_on_exception=True,
-        )
-        self._epoch_ends = False
-        self._row: dict[str, float] = {}
-
-    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
-        # from an epoch's last batch a run would go on without the validation and the metrics that end the epoch
-        early = bool(trainer.is_last_batch) and not self._epoch_ends
-        return early or super()._should_skip_saving_checkpoint(trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save what the epoch ends with; Lightning's own does not where it saves by steps or time."""
-        self._epoch_ends = True
-        if not self._should_skip_saving_checkpoint(trainer):
-            metrics = trainer._logger_connector.metrics["log"]  # which loggers are given in a moment: see state_dict
-            row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-            self._row = {**row, "epoch": trainer.current_epoch, "step": trainer.global_step - 1} if row else {}
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-        self._epoch_ends = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and the epoch's row of metrics, which a run killed just now would not find in its table."""
-        return {**super().state_dict(), "epoch_row": self._row}
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save what a Ctrl-C interrupts; after any other exception the weights are not to be trusted."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
-            super().on_exception(trainer, pl_module, exception)
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

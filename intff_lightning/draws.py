@@ -1,8 +1,8 @@
 """Random draws that are a pure function of (seed, epoch, sample index, stream).
 
-Negatives and augmentation must not depend on the history of a hidden generator: the same sample in the same epoch gets
-the same draw on any number of processes, after a resume, and in any order of batches. A counter hash gives that without
-a generator per sample.
+Negatives and augmentation must not depend on the history of a hidden generator: a sample gets the same draw in the same
+epoch on any number of processes, after a resume, and in any order of batches. A counter hash does this without one
+generator per sample.
 """
 
 import math
@@ -10,21 +10,19 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "splitmix64"]
-
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as a signed integer: those of torch wrap around like unsigned ones."""
+    """Return the same 64 bits as a signed integer; torch's signed integers wrap around like unsigned ones."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
 
 def _mix(state: int) -> int:
-    """:func:`splitmix64` of one number, in Python: a tensor for it would cost fifty times as much."""
+    """Compute :func:`splitmix64` of one number in Python; a tensor would take fifty times as long."""
     mask = (1 << 64) - 1
     z = (state + _GOLDEN) & mask
     z = ((z ^ (z >> 30)) * _MIX1) & mask
@@ -33,20 +31,20 @@ def _mix(state: int) -> int:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift of a signed integer."""
+    """Shift a signed integer to the right as if it were unsigned."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def splitmix64(state: Tensor) -> Tensor:
-    """One output of the SplitMix64 generator for every state (Steele, Lea and Flood 2014).
+    """Return one output of the SplitMix64 generator for each state (Steele, Lea and Flood 2014).
 
-    The generator's n-th output, from 0, is that of ``state + n * 0x9E3779B97F4A7C15``.
+    The n-th output of a generator, from 0, is the output for ``state + n * 0x9E3779B97F4A7C15``.
 
     Args:
-        state: int64 of any shape.
+        state: int64, any shape.
 
     Returns:
-        int64 of the same shape, all 64 bits uniform.
+        int64 of the same shape, with 64 uniform bits.
 
     >>> splitmix64(torch.tensor([0])).item() == 0xE220A8397B1DCDAF - (1 << 64)  # Vigna's reference value for seed 0
     True
@@ -58,30 +56,30 @@ def splitmix64(state: Tensor) -> Tensor:
 
 
 class Draws:
-    """Random numbers for one batch of samples: a SplitMix64 generator for each, all advanced at once.
+    """Random numbers for one batch of samples: one SplitMix64 generator per sample, all advanced at once.
 
-    Every call is a new, independent draw; two objects made with equal arguments give equal numbers.
+    Every call is a new, independent draw. Two objects with equal arguments give equal numbers.
 
     Args:
-        seed: of the run.
-        epoch: 0 where draws must not change between epochs (validation, test).
-        index: ``(B,)`` int64, the samples' indices in their data set.
-        stream: what the draws are for, where two things are drawn for the same samples: a batch of samples sorted by
-            one draw has no randomness left in it.
+        seed: Seed of the run.
+        epoch: Number of the epoch; 0 if draws must not change between epochs (validation, test).
+        index: Indices of the samples in their data set, ``(B,)`` int64.
+        stream: Number of the purpose. Two purposes for the same samples need two streams: once samples are sorted by a
+            draw, that draw is no longer random within a batch.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 0) -> None:
-        # hashed one after the other, not added: neighbouring seeds, epochs and samples must not share draws
+        # hashed in turn, not added: neighbouring seeds, epochs and samples must not share draws
         self._state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ (stream << 48) ^ epoch)))
         self._drawn = 0
 
     @property
     def device(self) -> torch.device:
-        """Where the draws are made."""
+        """Device of the draws."""
         return self._state.device
 
     def bits(self, *shape: int) -> Tensor:
-        """Uniform 64-bit integers, int64 ``(B, *shape)``."""
+        """Draw uniform 64-bit integers, int64 ``(B, *shape)``."""
         size = math.prod(shape)
         first = self._drawn
         self._drawn += size
@@ -91,22 +89,22 @@ class Draws:
         return splitmix64(self._state.unsqueeze(1) + step).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform float32 in [0, 1), ``(B, *shape)``."""
+        """Draw uniform float32 numbers in [0, 1), ``(B, *shape)``."""
         return _shift_right(self.bits(*shape), 40).float() * 2.0**-24
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        """Uniform int64 in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""
+        """Draw uniform int64 numbers in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""
         return (self.bits(*shape) & ((1 << 63) - 1)) % high
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal float32, ``(B, *shape)``, by the transform of Box and Muller (1958)."""
-        radius = (-2 * torch.log1p(-self.uniform(*shape))).sqrt_()  # of 1 - u, which is never zero
+        """Draw standard normal float32 numbers, ``(B, *shape)``, by the transform of Box and Muller (1958)."""
+        radius = (-2 * torch.log1p(-self.uniform(*shape))).sqrt_()  # log(1 - u), and u is never 1
         return radius * torch.cos(2 * math.pi * self.uniform(*shape))
 
     def permutations(self, count: int) -> Tensor:
-        """A permutation of ``range(count)`` for every sample, int64 ``(B, count)``."""
+        """Draw a permutation of ``range(count)`` for each sample, int64 ``(B, count)``."""
         return self.bits(count).argsort(dim=1)
 
     def shuffle(self) -> Tensor:
-        """One permutation of the batch, int64 ``(B,)``."""
+        """Draw one permutation of the batch, int64 ``(B,)``."""
         return self.bits().argsort()

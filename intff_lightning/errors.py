@@ -1,6 +1,4 @@
-"""Errors whose message is for the person at the keyboard: what is wrong and what to do, in one to four lines."""
-
-__all__ = ["CheckpointError", "ConfigurationError", "DataError", "DivergenceError", "IntFFError"]
+"""Errors for the person at the keyboard: one to four lines that say what is wrong and what to do."""
 
 
 class IntFFError(Exception):
@@ -20,4 +18,15 @@ class CheckpointError(IntFFError, RuntimeError):
 
 
 class DivergenceError(IntFFError, ArithmeticError):
-    """A unit's local loss is no longer finite."""
+    """The local loss of a unit is no longer finite."""
+
+
+def explain(error: BaseException, width: int = 300) -> str:
+    """Return the message of the package's own error behind an exception, else the first two lines of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, IntFFError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    lines = [line for line in str(error).splitlines() if line.strip()][:2] or [type(error).__name__]
+    return "\n".join([*(line[:width] for line in lines), "(INTFF_TRACEBACK=1 shows where.)"])

@@ -1,7 +1,7 @@
-"""Ground floor: the paper's equations as pure functions (Tang 2023, sections 3.1 and 3.2).
+"""The paper's equations as pure functions (Tang 2023, sections 3.1 and 3.2).
 
-Shapes use ``B`` for samples, ``k`` for negatives per positive and ``*`` for any feature dimensions.
-Statistics are float32 at least: bfloat16 has no bits left for ``goodness - threshold``.
+In shapes, ``B`` is the number of samples, ``k`` the number of negatives per positive, and ``*`` any feature dimensions.
+Statistics are computed in float32 at least, because bfloat16 is too coarse for ``goodness - threshold``.
 """
 
 from collections.abc import Sequence
@@ -11,41 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = [
-    "at_least_float32",
-    "channel_goodness",
-    "float_pixels",
-    "goodness",
-    "label_cross_entropy",
-    "rms_normalize",
-    "softplus_loss",
-    "symba_loss",
-    "top_goodness",
-    "unit_l2_normalize",
-]
-
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is."""
+    """Return half precision as float32, and any other dtype as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def float_pixels(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels of uint8 in [0, 1]; floating point ones as they are."""
+    """Return uint8 pixels as floating point in [0, 1], and floating point pixels as they are."""
     return image if image.is_floating_point() else image.to(dtype).div_(255)
 
 
 def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor:
-    r"""Scale every sample to the L2 norm ``gain``, as the paper's units do with their inputs (section 3.2).
+    r"""Scale each sample to the L2 norm ``gain``, as the paper's units do with their inputs (section 3.2).
 
     .. math:: \hat x = \text{gain} \cdot \frac{x}{\lVert x \rVert_2 + \text{eps}}
 
-    Without it a unit could raise its goodness just by passing on the length of its input.
+    Without it a unit could raise its goodness merely by passing on the length of its input.
 
     Args:
         x: ``(B, *)``; the norm runs over all dimensions but the first.
-        gain: norm of the result. The paper uses 1; 10 to 20 train much faster with Adam.
-        eps: added to the norm; the paper's 1e-4.
+        gain: Norm of the result. The paper uses 1; 10 to 20 train much faster with Adam.
+        eps: Added to the norm; the paper uses 1e-4.
 
     Returns:
         ``(B, *)`` in the dtype of ``x``.
@@ -59,16 +46,16 @@ def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor
 
 
 def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
-    r"""Scale every sample to the root mean square ``gain`` (Zhang and Sennrich 2019, without a learned scale).
+    r"""Scale each sample to the root mean square ``gain`` (Zhang and Sennrich 2019, without a learned scale).
 
     .. math:: \hat x = \text{gain} \cdot \frac{x}{\sqrt{\operatorname{mean}_j x_j^2 + \text{eps}}}
 
-    Unlike the L2 norm it does not depend on the number of features.
+    Unlike the L2 norm, it does not depend on the number of features.
 
     Args:
         x: ``(B, *)``; the mean runs over all dimensions but the first.
-        gain: root mean square of the result.
-        eps: added to the mean square, so that an all-zero sample stays zero.
+        gain: Root mean square of the result.
+        eps: Added to the mean square, so that an all-zero sample stays zero.
 
     Returns:
         ``(B, *)`` in the dtype of ``x``.
@@ -81,7 +68,7 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
 
 
 class _LeanMeanSquares(torch.autograd.Function):
-    """:func:`_mean_squares` whose backward pass makes one tensor of the size of ``h``, where autograd's makes three."""
+    """Mean squares with a backward pass that makes one tensor as large as ``h``; autograd's makes three."""
 
     generate_vmap_rule = True
 
@@ -89,7 +76,7 @@ class _LeanMeanSquares(torch.autograd.Function):
     def forward(h: Tensor, weights: Tensor | None) -> Tensor:
         if weights is not None:
             return h.square() @ weights
-        dot: Tensor = torch.linalg.vecdot(h, h)  # no squares are written down
+        dot: Tensor = torch.linalg.vecdot(h, h)  # makes no tensor of squares
         return dot / h.shape[1]
 
     @staticmethod
@@ -106,9 +93,9 @@ class _LeanMeanSquares(torch.autograd.Function):
 
 
 def _mean_squares(h: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Of rows ``(B, D)``: ``(B,)``, or ``(B, C)`` with the weights ``(D, C)`` of means; never in half precision."""
-    with torch.autocast(h.device.type, enabled=False):  # which would make products of float32 half, too
-        # traced programs and forward-mode derivatives know torch's own operations alone
+    """Average the squares in rows ``(B, D)`` to ``(B,)``, or to ``(B, C)`` by weights ``(D, C)``."""
+    with torch.autocast(h.device.type, enabled=False):  # autocast would compute the product in half precision
+        # tracing and forward-mode derivatives support only torch's own operations
         way = _LeanMeanSquares.apply if h.requires_grad else _LeanMeanSquares.forward
         mean_squares: Tensor = way(h, weights)
     return mean_squares
@@ -120,11 +107,11 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     .. math:: g = \operatorname{mean}_{j \in \text{selected}} h_j^2
 
     Args:
-        h: ``(B, *)`` activations of a unit.
-        selected: indices into the flattened features; ``None`` takes them all.
+        h: Activations of a unit, ``(B, *)``.
+        selected: Indices of the neurons that count, in the flattened activations; ``None`` selects all.
 
     Returns:
-        ``(B,)``, float32 for half precision input, else in the dtype of ``h``.
+        ``(B,)``, float32 for half precision input, otherwise in the dtype of ``h``.
 
     >>> goodness(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([4.6667])
@@ -138,14 +125,14 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
 
 
 def top_goodness(h: Tensor, count: int) -> Tensor:
-    r"""Mean square of the ``count`` neurons that fire most, so that the others are free to say something else.
+    r"""Mean square of the ``count`` most active neurons, so that the others are free to represent something else.
 
     Args:
-        h: ``(B, *)`` activations of a unit.
-        count: neurons that count, at most those that there are.
+        h: Activations of a unit, ``(B, *)``.
+        count: Number of neurons that count, at most all of them.
 
     Returns:
-        ``(B,)``, as :func:`goodness`.
+        ``(B,)``, in the dtype of :func:`goodness`.
 
     >>> top_goodness(torch.tensor([[1.0, -2.0, 3.0]]), 2)
     tensor([6.5000])
@@ -154,18 +141,18 @@ def top_goodness(h: Tensor, count: int) -> Tensor:
 
 
 def channel_goodness(h: Tensor, classes: int) -> Tensor:
-    r"""Goodness of every class: the mean square of its own share of the channels (Papachristodoulou et al. 2024).
+    r"""Goodness by class: the mean square of each class's own share of the channels (Papachristodoulou et al. 2024).
 
     .. math:: g_c = \operatorname{mean}_{j \in \text{channels of } c, \text{positions}} h_j^2
 
-    The channels of a class lie side by side; where their number is no multiple of the classes, some have one more.
+    The channels of a class lie side by side. If D is not a multiple of C, some classes have one channel more.
 
     Args:
-        h: ``(B, D)``, maps ``(B, D, H, W)`` or tokens ``(B, T, D)``, with D channels, at least one a class.
-        classes: number of classes C.
+        h: ``(B, D)``, maps ``(B, D, H, W)`` or tokens ``(B, T, D)``, with D channels, at least one per class.
+        classes: Number of classes C.
 
     Returns:
-        ``(B, C)``, float32 at least.
+        ``(B, C)``, in float32 at least.
 
     >>> channel_goodness(torch.tensor([[1.0, 3.0, 2.0, 2.0]]), 2)
     tensor([[5., 4.]])
@@ -182,7 +169,32 @@ def channel_goodness(h: Tensor, classes: int) -> Tensor:
     if h.ndim == 2:
         return _mean_squares(h, share)
     by_channel = goodness(h.reshape(size * channels, features // channels)).view(size, channels)
-    return (by_channel.unsqueeze(2) * share).sum(1)  # a product of matrices would be half precision under autocast
+    return (by_channel.unsqueeze(2) * share).sum(1)  # autocast would compute a matrix product in half precision
+
+
+def pair_by_input(g: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    """Tell positive ``(*, B)`` from negative goodness ``(*, B, k)`` (``None`` if k is 0), one per network input.
+
+    Args:
+        g: ``(*, (1 + k) * B)``: the B positives, then the first negative of each sample, then the second of each.
+        size: Number of samples B.
+    """
+    positive, negative = g[..., :size], g[..., size:]
+    if not negative.shape[-1]:
+        return positive, None
+    return positive, negative.view(*negative.shape[:-1], -1, size).transpose(-1, -2)
+
+
+def pair_by_class(g: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell positive ``(*, B)`` from negative goodness ``(*, B, C - 1)``, one per class: the true class is positive.
+
+    >>> pair_by_class(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
+    (tensor([2.]), tensor([[3., 1.]]))
+    """
+    classes = g.shape[-1]
+    order = (target.unsqueeze(1) + torch.arange(classes, device=g.device)) % classes
+    g = g.gather(-1, order.expand(g.shape))
+    return g[..., 0], g[..., 1:]
 
 
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:
@@ -191,13 +203,13 @@ def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 
     .. math:: L = \tfrac12 \operatorname{mean}\,\zeta(\theta - g^+) + \tfrac12 \operatorname{mean}\,\zeta(g^- - \theta),
         \qquad \zeta(z) = \log(1 + e^z)
 
-    With one negative per positive this is the paper's mean over both passes (figure in section 3.1). The softplus is
-    the stable one; the author's ``log(1 + exp(z))`` overflows from z = 89 on in float32.
+    With one negative per positive this is the paper's mean over both passes (figure in section 3.1). This softplus is
+    stable; the author's ``log(1 + exp(z))`` overflows in float32 above z = 88.
 
     Args:
-        positive: goodness ``(B,)`` of positive data.
-        negative: goodness ``(B, k)`` of negative data; ``None`` leaves its half out.
-        threshold: the paper's theta, 1.5 throughout.
+        positive: Goodness of the positive data, ``(B,)``.
+        negative: Goodness of the negative data, ``(B, k)``; with ``None`` the loss is the positive mean alone.
+        threshold: The paper's theta, 1.5 throughout.
 
     Returns:
         Scalar.
@@ -210,16 +222,16 @@ def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 
 
 
 def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
-    r"""Cross-entropy of the true label among the labels that were tried, with goodness as the logits.
+    r"""Cross-entropy of the true label among the labels tried, with goodness as the logits.
 
     .. math:: L = -\operatorname{mean}\,\log \frac{e^{g^+}}{e^{g^+} + \sum_{i=1}^{k} e^{g^-_i}}
 
-    With every wrong label among the negatives (k = C - 1) the softmax of a unit's goodness is a likelihood of labels;
-    with fewer, its sampled form. For k = 1 it is SymBa's loss (Lee and Song 2023) with alpha = 1.
+    With all wrong labels as negatives (k = C - 1) this is the cross-entropy over all classes; with fewer it is its
+    sampled form. For k = 1 it is SymBa's loss (Lee and Song 2023) with alpha = 1.
 
     Args:
-        positive: goodness ``(B,)`` of the images under their true label.
-        negative: goodness ``(B, k)`` under k wrong ones.
+        positive: Goodness of the images under their true label, ``(B,)``.
+        negative: Goodness of the images under k wrong labels, ``(B, k)``.
 
     Returns:
         Scalar.
@@ -232,14 +244,14 @@ def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def symba_loss(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor:
-    r"""SymBa's loss (Lee and Song 2023): no threshold, positive goodness above negative goodness by a margin.
+    r"""SymBa's loss (Lee and Song 2023): it pushes positive above negative goodness, without a threshold.
 
     .. math:: L = \operatorname{mean}\,\zeta\bigl(-\alpha (g^+ - g^-)\bigr)
 
     Args:
-        positive: goodness ``(B,)`` of positive data.
-        negative: goodness ``(B, k)`` of negative data.
-        alpha: steepness.
+        positive: Goodness of the positive data, ``(B,)``.
+        negative: Goodness of the negative data, ``(B, k)``.
+        alpha: Steepness.
 
     Returns:
         Scalar.

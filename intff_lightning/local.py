@@ -1,45 +1,29 @@
-"""The three local parts of a hidden unit, each choosable per unit: normalization, goodness, local loss.
+"""The three local parts of a hidden unit: normalization, goodness and local loss, each choosable per unit.
 
 They are thin, configurable shells around :mod:`intff_lightning.functional`. A normalization is any module ``(B, *) ->
-(B, *)``; a goodness is any module ``(B, *) -> (B,)``; a local loss is a module with the signature of
-:meth:`LocalLoss.forward`.
+(B, *)``. Goodness functions and local losses derive from :class:`Goodness` and :class:`LocalLoss`.
 """
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.recipe import Recorded
+from intff_lightning.recipe import RecordedModule
 
-__all__ = [
-    "RMS",
-    "ChannelGoodness",
-    "Goodness",
-    "LabelCrossEntropy",
-    "LocalLoss",
-    "MeanSquares",
-    "NoNormalization",
-    "ScaleNormalization",
-    "SoftplusLoss",
-    "SumSquares",
-    "SymBaLoss",
-    "TopGoodness",
-    "UnitL2",
-]
+GoodnessPair = tuple[Tensor, Tensor | None]
+"""Positive goodness ``(B,)`` and negative goodness ``(B, k)``; ``None`` if there are no negatives."""
+Earlier = GoodnessPair | None
+"""Summed goodness of the earlier units; ``None`` for the first unit."""
 
 
-Others = tuple[Tensor, Tensor | None] | None
-"""Positive ``(B,)`` and negative ``(B, k)`` goodness of the units before, as :meth:`LocalLoss.forward` gets it."""
-
-
-class ScaleNormalization(Recorded, nn.Module):
-    """Base of normalizations that scale each sample by a factor of its L2 norm alone.
+class ScaleNormalization(RecordedModule):
+    """Base of normalizations that scale each sample by a factor that depends on its L2 norm alone.
 
     Args:
-        gain: size of the result, in the measure of the subclass.
-        eps: keeps samples that are all zero at zero.
+        gain: Size of the result, in the measure of the subclass.
+        eps: Keeps samples that are all zero at zero.
     """
 
     def __init__(self, gain: float, eps: float) -> None:
@@ -47,31 +31,30 @@ class ScaleNormalization(Recorded, nn.Module):
         self.gain, self.eps = gain, eps
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
-        """Factor ``(B, 1)`` by which ``forward`` scales samples of this L2 norm ``(B, 1)``."""
-        raise NotImplementedError
+        """Return the factor ``(B, 1)`` by which ``forward`` scales samples with the L2 norm ``(B, 1)``.
 
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return f"gain={self.gain:g}, eps={self.eps:g}"
+        Args:
+            norm: L2 norms, ``(B, 1)``.
+            features: Number of features per sample.
+        """
+        raise NotImplementedError
 
 
 class UnitL2(ScaleNormalization):
     """The paper's input normalization, :func:`~intff_lightning.functional.unit_l2_normalize`.
 
     Args:
-        gain: L2 norm of the unit's input after it.
-        eps: the paper's 1e-4.
+        gain: L2 norm of each normalized sample.
+        eps: The paper's 1e-4, added to the norm.
     """
 
     def __init__(self, gain: float = 1.0, eps: float = 1e-4) -> None:
         super().__init__(gain, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``(B, *)``."""
         return F.unit_l2_normalize(x, self.gain, self.eps)
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
-        """See :meth:`ScaleNormalization.scale`."""
         return self.gain / (norm + self.eps)
 
 
@@ -79,40 +62,49 @@ class RMS(ScaleNormalization):
     """Root-mean-square normalization, :func:`~intff_lightning.functional.rms_normalize`.
 
     Args:
-        gain: root mean square of the unit's input after it.
-        eps: added to the mean square.
+        gain: Root mean square of each normalized sample.
+        eps: Added to the mean square.
     """
 
     def __init__(self, gain: float = 1.0, eps: float = 1e-8) -> None:
         super().__init__(gain, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``(B, *)``."""
         return F.rms_normalize(x, self.gain, self.eps)
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
-        """See :meth:`ScaleNormalization.scale`."""
         return self.gain * (norm.square() / features + self.eps).rsqrt()
 
 
-class NoNormalization(Recorded, nn.Module):
-    """Leaves the input alone. A unit can then raise its goodness by the length of its input: know what you do."""
+class NoNormalization(RecordedModule):
+    """Leaves the input as it is. A unit can then raise its goodness merely by passing on the length of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
         return x
 
 
-class Goodness(Recorded, nn.Module):
-    """Base of goodness functions."""
+class Goodness(RecordedModule):
+    """Base of goodness functions: implement ``forward``."""
 
     by_class: bool = False
-    """Whether it gives ``(B, C)``, a goodness for every class, of images that show no label."""
+    """Whether ``forward`` returns ``(B, C)``, one goodness per class, for images that show no label."""
     num_classes: int = 0
-    """Set by the module before the first call."""
+    """Number of classes, known after :meth:`setup`."""
+
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Prepare for activations of one shape. The unit calls this once.
+
+        Args:
+            input_shape: Shape of one sample's activations.
+            num_classes: Number of classes.
+
+        Raises:
+            ConfigurationError: The goodness cannot be computed from such activations.
+        """
+        self.num_classes = num_classes
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map activations ``(B, *)`` to goodness ``(B,)``, float32 at least."""
+        """Map activations ``(B, *)`` to goodness ``(B,)``, or ``(B, C)`` by class, in float32 at least."""
         raise NotImplementedError
 
 
@@ -120,33 +112,31 @@ class MeanSquares(Goodness):
     """The paper's goodness, :func:`~intff_lightning.functional.goodness`.
 
     Args:
-        selected: indices into the unit's flattened output; ``None`` takes all of it.
+        selected: Indices of the output neurons that count, in the flattened output; ``None`` selects all.
     """
 
     def __init__(self, selected: Sequence[int] | None = None) -> None:
         super().__init__()
         if selected is not None and (not selected or min(selected) < 0):
-            raise ConfigurationError(f"selected={list(selected)}: indices of output neurons are needed, from 0 on.")
+            raise ConfigurationError(f"selected={list(selected)}: give indices of output neurons, 0 or more.")
         self.selected = None if selected is None else list(selected)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Mean square of the selected neurons of ``(B, *)``, ``(B,)``."""
         return F.goodness(h, self.selected)
 
 
 class SumSquares(Goodness):
-    """Hinton's goodness (2022): the sum of squares, where a threshold is in proportion to the number of neurons."""
+    """Hinton's goodness (2022): the sum of squares. Its threshold must grow with the number of neurons."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """Sum of squares of ``(B, *)``, ``(B,)``."""
         return F.goodness(h) * h[0].numel()
 
 
 class TopGoodness(Goodness):
-    """Mean square of the neurons that fire most, :func:`~intff_lightning.functional.top_goodness`.
+    """Mean square of the most active neurons, :func:`~intff_lightning.functional.top_goodness`.
 
     Args:
-        share: of the neurons, above 0 and up to 1.
+        share: Share of the neurons that count, above 0 and up to 1.
     """
 
     def __init__(self, share: float = 0.25) -> None:
@@ -156,41 +146,46 @@ class TopGoodness(Goodness):
         self.share = share
 
     def forward(self, h: Tensor) -> Tensor:
-        """Of ``(B, *)``, ``(B,)``."""
         return F.top_goodness(h, max(1, round(self.share * h[0].numel())))
 
 
 class ChannelGoodness(Goodness):
-    """A goodness for every class, from its own channels, :func:`~intff_lightning.functional.channel_goodness`.
+    """Goodness by class: each class has its own channels, :func:`~intff_lightning.functional.channel_goodness`.
 
-    Images then show no label: the goodness of the true class is the positive one, those of the others are negatives,
-    for the same image and in one pass. Any loss of this file takes them; ``module(image)`` needs one pass, not C.
+    Images show no label. The goodness of the true class is the positive one, and those of the other classes are the
+    negatives, for the same image in one pass. Every loss of this module accepts them, and ``module(image)`` needs one
+    pass instead of C.
     """
 
     by_class = True
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Of ``(B, D)``, ``(B, D, H, W)`` or ``(B, T, D)``, ``(B, C)``."""
-        channels = h.shape[-1] if h.ndim == 3 else h.shape[1]
-        if channels < self.num_classes:
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        channels = input_shape[1] if len(input_shape) == 2 else input_shape[0]  # tokens (T, D), else channels first
+        if channels < num_classes:
             raise ConfigurationError(
-                f"has {channels} channels for the {self.num_classes} classes of ChannelGoodness: one a class is needed."
+                f"has {channels} channels for the {num_classes} classes of ChannelGoodness: it needs one per class."
             )
+        super().setup(input_shape, num_classes)
+
+    def forward(self, h: Tensor) -> Tensor:
         return F.channel_goodness(h, self.num_classes)
 
 
-class LocalLoss(Recorded, nn.Module):
-    """Base of local losses: what one unit minimizes, from goodness alone."""
+class LocalLoss(RecordedModule):
+    """Base of local losses: what one unit minimizes, computed from goodness alone."""
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
+    threshold: float | None = None
+    """Goodness above which data counts as positive; ``None`` for losses without a threshold."""
+
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         """Compute the scalar loss of one unit.
 
         Args:
-            positive: ``(B,)`` goodness of positive data.
-            negative: ``(B, k)`` goodness of negative data, or ``None``.
-            target: ``(B,)`` true classes.
-            others: positive and negative goodness of the units before this one, summed and detached, for losses in
-                which layers collaborate; ``None`` for the first unit.
+            positive: Goodness of the positive data, ``(B,)``.
+            negative: Goodness of the negative data, ``(B, k)``, or ``None``.
+            target: True classes, ``(B,)``.
+            earlier: Positive and negative goodness of the earlier units, summed and detached, for losses in which
+                layers collaborate; ``None`` for the first unit.
         """
         raise NotImplementedError
 
@@ -199,60 +194,52 @@ class SoftplusLoss(LocalLoss):
     """The paper's loss, :func:`~intff_lightning.functional.softplus_loss`.
 
     Args:
-        threshold: the paper's theta.
+        threshold: The paper's theta.
     """
+
+    threshold: float
 
     def __init__(self, threshold: float = 1.5) -> None:
         super().__init__()
         self.threshold = threshold
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
-        """See :meth:`LocalLoss.forward`; target and other units play no part."""
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         return F.softplus_loss(positive, negative, self.threshold)
-
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return f"threshold={self.threshold:g}"
 
 
 class SymBaLoss(LocalLoss):
     """Positive goodness above negative goodness, :func:`~intff_lightning.functional.symba_loss`.
 
     Args:
-        alpha: steepness.
+        alpha: Steepness.
     """
 
     def __init__(self, alpha: float = 4.0) -> None:
         super().__init__()
         self.alpha = alpha
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
-        """See :meth:`LocalLoss.forward`; negatives are needed."""
-        if negative is None:
-            raise ConfigurationError("SymBaLoss compares pairs, and the negative source gives no negatives.")
-        return F.symba_loss(positive, negative, self.alpha)
-
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return f"alpha={self.alpha:g}"
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
+        return F.symba_loss(positive, _needed(self, negative), self.alpha)
 
 
 class LabelCrossEntropy(LocalLoss):
-    r"""Tells an image's true label from wrong ones, :func:`~intff_lightning.functional.label_cross_entropy`.
+    r"""Tells the true label of an image from wrong ones, :func:`~intff_lightning.functional.label_cross_entropy`.
 
     .. math::
-        L = (1 - w) \, L_\text{cross-entropy}\bigl((g + c \, g_\text{others}) / T\bigr) + w \, L_\text{softplus}(g)
+        L = (1 - w) \, L_\text{cross-entropy}\bigl((g + c \, g_\text{earlier}) / T\bigr) + w \, L_\text{softplus}(g)
 
-    Goodness is argmaxed over labels in the end: this is that comparison, learned. The paper's loss beside it keeps
-    goodness about the threshold.
+    A prediction is the label with the highest goodness; this loss trains that comparison. The paper's loss beside it
+    keeps goodness near the threshold.
 
     Args:
-        threshold: theta of the softplus part.
+        threshold: Theta of the softplus part.
         threshold_weight: w, from 0 to 1.
-        collaboration: c, how much of the goodness of the units before counts (layer collaboration, Lorberbom et al.
-            2024): with 1 a unit learns what they have left undone, which suits a vote of all units.
-        temperature: T; below 1 small differences of goodness tell labels apart, as normalized layers make them.
+        collaboration: c, the weight of the earlier units' goodness (layer collaboration, Lorberbom et al. 2024). With 1
+            a unit learns what the earlier units leave undone, which suits a vote of all units.
+        temperature: T. Below 1, small differences in goodness tell labels apart, as normalized layers produce them.
     """
+
+    threshold: float
 
     def __init__(
         self,
@@ -269,23 +256,19 @@ class LabelCrossEntropy(LocalLoss):
         self.threshold, self.threshold_weight, self.collaboration = threshold, threshold_weight, collaboration
         self.temperature = temperature
 
-    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, others: Others) -> Tensor:
-        """See :meth:`LocalLoss.forward`; negatives are needed."""
-        if negative is None:
-            raise ConfigurationError("LabelCrossEntropy compares labels, and the negative source gives no negatives.")
+    def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
+        negative = _needed(self, negative)
         softplus = F.softplus_loss(positive, negative, self.threshold)
-        if others is not None and self.collaboration:
-            before, wrong_before = others
-            assert wrong_before is not None  # the same batch has negatives
-            positive, negative = positive + self.collaboration * before, negative + self.collaboration * wrong_before
+        if earlier is not None and self.collaboration:
+            positive = positive + self.collaboration * earlier[0]
+            negative = negative + self.collaboration * _needed(self, earlier[1])
         if self.temperature != 1:
             positive, negative = positive / self.temperature, negative / self.temperature
         cross_entropy = F.label_cross_entropy(positive, negative)
         return (1 - self.threshold_weight) * cross_entropy + self.threshold_weight * softplus
 
-    def extra_repr(self) -> str:
-        """The options, for ``print(module)``."""
-        return (
-            f"threshold={self.threshold:g}, weight={self.threshold_weight:g}, collaboration={self.collaboration:g}, "
-            f"temperature={self.temperature:g}"
-        )
+
+def _needed(loss: LocalLoss, negative: Tensor | None) -> Tensor:
+    if negative is None:
+        raise ConfigurationError(f"{type(loss).__name__} compares pairs, and the negative source gives no negatives.")
+    return negative

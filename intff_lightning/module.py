@@ -4,61 +4,88 @@ For unit k with input x (the output of unit k - 1, detached), on positive and ne
 
     h = f_k(normalize(x));   g = mean_j h_j^2;   L_k = local loss of g;   one step of optimizer k on dL_k
 
-No gradient crosses a unit's border; inside a unit there is ordinary, shallow backpropagation.
+No gradient crosses the border of a unit; inside a unit there is ordinary, shallow backpropagation.
 """
 
-import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
-from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
-from intff_lightning.network import Network
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
-from intff_lightning.pairs import PairedBatch, RelabelledBatch, image_and_target
-from intff_lightning.recipe import build, record
-from intff_lightning.stepping import UnitSteps
-from intff_lightning.units import HiddenUnit, UnitStack
+from intff_lightning.functional import pair_by_class, pair_by_input
+from intff_lightning.labels import LabelEncoder, LabelledImages
+from intff_lightning.lightning_compat import allow_recompilations
+from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
+from intff_lightning.network import StepOutput
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory
+from intff_lightning.pairs import PairedBatch, image_and_target
+from intff_lightning.stepping import UnitTrainer
+from intff_lightning.units import HiddenUnit
 
-__all__ = ["IntFFModule"]
+
+class Passage:
+    """One batch on its way through the units.
+
+    Args:
+        batch: Positive and negative data.
+        x: Input of the first unit.
+    """
+
+    def __init__(self, batch: PairedBatch, x: Tensor | LabelledImages) -> None:
+        self.batch = batch
+        self.inputs: dict[int, Tensor | LabelledImages] = {0: x}
+        """Inputs of the units that have not read them yet."""
+        self.earlier: list[Tensor | None] = [None]
+        """For each unit, the summed goodness of the earlier units."""
+        self.losses: list[Tensor] = []
+        self.goodness: list[Tensor] = []
+
+    def hand_over(self, h: Tensor, loss: Tensor, g: Tensor) -> None:
+        """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
+        self.losses.append(loss.detach())
+        self.goodness.append(g.detach())
+        before = self.earlier[-1]
+        self.earlier.append(self.goodness[-1] if before is None else before + self.goodness[-1])
+        self.inputs[len(self.losses)] = h.detach()
 
 
-class IntFFModule(LabelClassifier, UnitSteps, Network):
+class IntFFModule(UnitTrainer):
     """A stack of hidden units, each trained on its own goodness by its own optimizer.
 
-    As a network it is a :class:`~intff_lightning.classifier.LabelClassifier`: ``module(image)`` gives the scores
+    As a network it is a :class:`~intff_lightning.classifier.LabelClassifier`: ``module(image)`` returns the scores
     ``(B, C)`` of plain images.
 
     Args:
-        units: hidden units in order; a plain ``torch.nn.Module`` is taken as a unit's body.
-        encoder: how a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`. The first unit
-            trains its parameters, where it has some. With a goodness by class
-            (:class:`~intff_lightning.local.ChannelGoodness`) images show no label.
-        optimizer: of every unit that has none of its own, ``parameters -> Optimizer``; default Adam at 0.002.
-        scheduler: of every unit that has none of its own, ``optimizer -> LRScheduler``. One with an argument
-            ``total_steps`` is stepped every batch and given the run's length; any other is stepped every epoch.
-        scheduler_monitor: metric that a ``ReduceLROnPlateau`` watches.
-        update: ``immediate`` trains unit after unit and frees each one's activations, so that memory does not grow
-            with depth; ``joint`` does one backward pass of the summed local losses. The weights are the same to the
-            last bit.
-        inner_steps: steps that a unit takes on a batch before the next unit sees it.
-        handover: activations passed on, computed ``before`` the unit's first step, or ``after`` its last (the
-            author's order; ``immediate`` only, one more forward pass).
-        gradient_clip_val: clips each unit's gradients by itself; ``None`` leaves it to the Trainer's flag.
+        units: Hidden units in order; a plain ``torch.nn.Module`` becomes the body of a unit.
+        encoder: How a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`. The first unit
+            trains its parameters, if it has any. With goodness by class, images show no label.
+        optimizer: ``parameters -> Optimizer`` for every unit that has none of its own; default Adam at 0.002.
+        scheduler: ``optimizer -> LRScheduler`` for every unit that has none of its own. A schedule with an argument
+            ``total_steps`` is stepped once per batch and given the length of the run; any other is stepped once per
+            epoch.
+        scheduler_monitor: Metric that a ``ReduceLROnPlateau`` watches.
+        normalization: Input normalization of every unit that has none of its own; default
+            :class:`~intff_lightning.local.UnitL2`.
+        goodness: Goodness of every unit that has none of its own; default :class:`~intff_lightning.local.MeanSquares`.
+        loss: Local loss of every unit that has none of its own; default :class:`~intff_lightning.local.SoftplusLoss`.
+        update: ``immediate`` trains unit after unit and frees the activations of each, so that memory does not grow
+            with depth. ``joint`` does one backward pass of the summed local losses. Both give the same bits.
+        inner_steps: Number of steps that a unit takes on a batch before the next unit sees it.
+        handover: Activations that a unit passes on: from ``before`` its first step, or from ``after`` its last (the
+            author's order; it needs ``immediate`` and one more forward pass).
+        gradient_clip_val: Clips the gradients of each unit by itself; ``None`` leaves it to the Trainer's flag.
         gradient_clip_algorithm: ``norm`` or ``value``.
-        compile: compile each unit with ``torch.compile``; checkpoints are the same with and without.
-        vote: units whose goodness is summed to classify; ``None`` is all of them.
-        sweep_size: network inputs (images times labels) per pass while every label is tried, which bounds memory for
-            any number of classes; ``None`` is 640 on a CPU, 8192 elsewhere.
-        input_shape: of one image; ``None`` asks the datamodule.
-        num_classes: ``None`` asks the datamodule.
+        compile: Compile each unit with ``torch.compile``; checkpoints are the same with and without.
+        vote: Numbers of the units whose goodness is summed to classify; ``None`` takes all.
+        sweep_size: Network inputs (images times labels) per pass while every label is tried. It bounds memory for any
+            number of classes; the default is 640 on a CPU and 8192 elsewhere.
+        input_shape: Shape of one image; ``None`` asks the datamodule.
+        num_classes: Number of classes; ``None`` asks the datamodule.
 
     Raises:
-        ConfigurationError: arguments that cannot work together.
+        ConfigurationError: Arguments that cannot work together.
     """
 
     def __init__(
@@ -68,6 +95,9 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         scheduler_monitor: str = "val/accuracy",
+        normalization: nn.Module | None = None,
+        goodness: Goodness | None = None,
+        loss: LocalLoss | None = None,
         update: Literal["immediate", "joint"] = "immediate",
         inner_steps: int = 1,
         handover: Literal["before", "after"] = "before",
@@ -79,226 +109,156 @@ class IntFFModule(LabelClassifier, UnitSteps, Network):
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
         if units is None:
             raise CheckpointError(
-                "this checkpoint does not record how its units were built (a body of yours has no recipe):\n"
-                "give them, IntFFModule.load_from_checkpoint(path, units=[...])."
+                "this checkpoint does not record how its units were built (a body of your own has no recipe):\n"
+                "give the units, IntFFModule.load_from_checkpoint(path, units=[...])."
             )
         if update == "joint" and handover == "after":
             raise ConfigurationError("handover=after needs update=immediate: joint steps all units at the same time.")
-        if inner_steps < 1 or (sweep_size is not None and sweep_size < 1):
-            raise ConfigurationError(f"inner_steps={inner_steps} and sweep_size={sweep_size} must be 1 or more.")
-        self.units = UnitStack(units)
-        if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
-            raise ConfigurationError(f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, one or more vote.")
-        self.encoder: LabelEncoder = self._settle_encoder(build(encoder))
-        self.optimizer_factory: OptimizerFactory = build(optimizer) or functools.partial(torch.optim.Adam, lr=2e-3)
-        self.scheduler_factory: SchedulerFactory | None = build(scheduler)
-        self.scheduler_monitor = scheduler_monitor
-        self.update, self.inner_steps, self.handover = update, inner_steps, handover
-        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        self.vote = list(range(len(self.units))) if vote is None else list(vote)
-        self.sweep_size, self.compiled = sweep_size, compile
-        record(self, input_shape=None, num_classes=None)
+        super().__init__(
+            units=units,
+            encoder=encoder,
+            parts={"normalization": normalization, "goodness": goodness, "loss": loss},
+            vote=vote,
+            sweep_size=sweep_size,
+            inner_steps=inner_steps,
+            handover=handover,
+            gradient_clip=(gradient_clip_val, gradient_clip_algorithm),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scheduler_monitor=scheduler_monitor,
+            learning_rate=2e-3,
+        )
+        self.compiled = compile
+        everyone = range(len(self.units))
+        self.groups: list[Sequence[int]] = [everyone] if update == "joint" else [[k] for k in everyone]
+        """Units that take their steps together."""
         self.configure_model()
 
-    # ---------------------------------------------------------------- building
-
-    def _settle_encoder(self, encoder: LabelEncoder | None) -> LabelEncoder:
-        kinds = {bool(getattr(unit.goodness, "by_class", False)) for unit in self.units}
-        if len(kinds) > 1:
-            raise ConfigurationError("a goodness by class (ChannelGoodness) is for all units, or for none of them.")
-        self.by_class = kinds == {True}
-        if self.by_class and encoder is not None and encoder.shows_label:
-            raise ConfigurationError(
-                f"a goodness by class is of images without a label: leave the encoder ({type(encoder).__name__}) out."
-            )
-        return encoder or (NoLabel() if self.by_class else LabelOverlay())
-
-    def unit_parameters(self, k: int) -> list[nn.Parameter]:
-        """The unit's own, and for the first unit the encoder's, which it is the only one to see."""
-        return super().unit_parameters(k) + (list(self.encoder.parameters()) if k == 0 else [])
-
-    def setup(self, stage: str) -> None:
-        """Settle the shape of an image and the number of classes, see :meth:`Network.setup`."""
-        self.give_flags_back()
-        super().setup(stage)
-
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        """Build the units' bodies; see :meth:`Network.build`."""
-        self.encoder.num_classes = num_classes
-        self.encoder.check(input_shape, num_classes)
-        with torch.no_grad():
-            shape = tuple(self.encoder(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.int64)).shape[1:])
-        for k, unit in enumerate(self.units):
-            unit.goodness.num_classes = num_classes
-            try:
-                shape = unit.materialize(shape)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"unit_{k} {error}") from None
-            if not any(parameter.requires_grad for parameter in unit.parameters()):
-                raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
+        super().build(input_shape, num_classes)
         if self.compiled:
-            # units share the code of their forward pass, and each has some versions of it (training, evaluation, ...)
-            dynamo = torch._dynamo.config
-            dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * (1 + len(self.units)))
+            # each unit has several versions of the code they share (training, evaluation, ...)
+            allow_recompilations(8 * (1 + len(self.units)))
             for unit in self.units:
                 unit.compile()
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
-        """One optimizer per unit, and its schedule where there is one."""
-        optimizers: list[Optimizer] = []
-        schedules: list[Any] = []
-        for k, unit in enumerate(self.units):
-            optimizers.append((build(unit.optimizer) or self.optimizer_factory)(self.unit_parameters(k)))
-            factory = build(unit.scheduler) or self.scheduler_factory
-            if factory is not None:
-                schedule, interval = make_scheduler(factory, optimizers[-1], self.trainer.estimated_stepping_batches)
-                schedules.append({"scheduler": schedule, "interval": interval, "name": f"lr/unit_{k}"})
-        return optimizers, schedules
-
-    # ---------------------------------------------------------------- training
-
     def loss_names(self) -> list[str]:
-        """One for each unit."""
         return [f"unit_{k}" for k in range(len(self.units))]
 
-    def training_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Train every unit on one batch; ``global_step`` rises by one.
+    # ---------------------------------------------------------------- the algorithm
 
-        Returns:
-            ``loss`` (scalar, the sum of local losses), ``unit_loss`` ``(U,)``, ``positive_goodness`` ``(U, B)`` and
-            ``negative_goodness`` ``(U, B, k)``, all detached and from before the units' steps.
-        """
-        x, batch = self._inputs(batch)
-        entries: list[Any] = [x]  # the units' inputs; one that is read has no use, and its memory is the next one's
-        del x
-        others: Tensor | None = None
-        losses: list[Tensor] = []
-        goodnesses: list[Tensor] = []
-        everyone = list(range(len(self.units)))
-        read_again = self.inner_steps > 1 or self.handover == "after"
-        for group in [[k] for k in everyone] if self.update == "immediate" else [everyone]:
-            entries = entries[-1:]
-            contexts = [others]  # and the summed goodness of the units before it
-            for inner in range(self.inner_steps):
-                total = torch.zeros(())
-                for position, k in enumerate(group):
-                    h = self.units[k](entries[position])
-                    if not read_again:
-                        entries[position] = None
-                    loss, g = self.local_loss(k, h, batch, contexts[position])
-                    total = loss if position == 0 else total + loss
-                    if inner == 0:
-                        entries.append(h.detach())
-                        others = g.detach() if others is None else others + g.detach()
-                        contexts.append(others)
-                        losses.append(loss.detach())
-                        goodnesses.append(g.detach())
-                self.backward_units(total, group, batch_idx)
-                last = group[-1] == everyone[-1] and inner == self.inner_steps - 1
-                del h, loss, g, total  # the graph must be gone before the next unit builds its own
-                self.step_units(group, batch_idx, counted=last)
-            if self.handover == "after":
-                with torch.no_grad():
-                    entries = [self.units[group[-1]](entries[0])]
-        outputs = self._outputs(losses, goodnesses, batch)
-        assert self._losses is not None  # since training started
-        self._losses.add(outputs["unit_loss"], len(batch.target), self.global_step)
-        self._losses.log(self, batch_idx)
-        if self.steps_now(batch_idx):
-            self.step_schedules()
+    def training_step(self, batch: Any, batch_idx: int) -> StepOutput:
+        """Train every unit on one batch; ``global_step`` rises by one."""
+        passage = self.begin(batch)  # x: positive and negative inputs at once
+        for group in self.groups:  # one unit after another, or all at once (update: joint)
+            for turn in range(self.inner_steps):
+                loss = self.forward_units(group, passage, turn)  # h = f(normalize(x)), L = local loss of g(h)
+                self.backward_units(loss, group, batch_idx)  # dL/dW, inside the unit
+                self.step_units(group, turn, batch_idx)  # one step of the unit's own optimizer
+            self.finish_units(group, passage)  # the next unit's x is h, detached
+        outputs = self.outputs(passage)
+        self.record_losses(outputs.unit_loss, len(passage.batch.target), batch_idx)
+        self.step_schedules(batch_idx)
         return outputs
 
-    def _inputs(self, batch: Any) -> tuple[Tensor | LabelledImages, PairedBatch]:
-        """Positive and negative inputs of a batch at once, ``(B + B * k, *)``, and the batch.
+    def begin(self, batch: Any) -> Passage:
+        """Start the passage of a batch through the units.
 
-        A goodness by class needs images and targets alone, of any datamodule.
+        Args:
+            batch: A :class:`PairedBatch`. Goodness by class also takes ``(image, target, ...)`` of any datamodule.
+
+        Raises:
+            ConfigurationError, DataError: The batch has no pairs that this network can be trained on.
         """
         if self.by_class and isinstance(batch, list | tuple):
-            image, target = image_and_target(batch)
-            return image, PairedBatch(image, image, image, target, None)
+            batch = PairedBatch(*image_and_target(batch), None, None)
         if not isinstance(batch, PairedBatch):
             raise DataError(
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
                 "data:\nwrap your datamodule, trainer.fit(module, PairedDataModule(YourDataModule()))."
             )
-        if isinstance(batch, RelabelledBatch) and not self.encoder.shows_label:
+        if batch.negative_image is None and batch.negative_target is not None and not self.encoder.shows_label:
             raise ConfigurationError(
-                "wrong labels make the negatives, and no label is shown (NoLabel): use HybridImages, say, as negatives."
+                "the negatives are the same images under wrong labels, and NoLabel shows no label:\n"
+                "use other negatives, for example HybridImages."
             )
-        if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
-            return batch.inputs, batch
-        if any(True for _ in self.encoder.parameters()):
-            raise ConfigurationError(
-                f"{type(self.encoder).__name__} learns from images under wrong labels: use WrongLabels, ShuffledLabels "
-                "or HardLabels."
-            )
-        return torch.cat([batch.positive, batch.negative]), batch
+        return Passage(batch, self.encoder.inputs(batch))
 
-    def _pairs(self, g: Tensor, batch: PairedBatch) -> tuple[Tensor, Tensor | None]:
-        """Goodness ``(..., B)`` and ``(..., B, k)`` of positive and negative data, from that of all inputs.
-
-        By class, the true one's is positive and the others' are negative.
-        """
-        size = len(batch.target)
-        if self.by_class:  # (..., B, C)
-            classes = g.shape[-1]
-            order = (batch.target.unsqueeze(1) + torch.arange(classes, device=g.device)) % classes
-            g = g.gather(-1, order.expand(g.shape))
-            return g[..., 0], g[..., 1:]
-        positive, negative = g[..., :size], g[..., size:]
-        if not negative.shape[-1]:
-            return positive, None
-        if isinstance(batch, RelabelledBatch) and batch.inputs.encoder is self.encoder:
-            return positive, negative.view(*negative.shape[:-1], -1, size).transpose(-1, -2)  # label by label
-        return positive, negative.view(*negative.shape[:-1], size, -1)  # sample by sample
-
-    def local_loss(self, k: int, h: Tensor, batch: PairedBatch, others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of unit k, and its goodness ``(B + B * k,)`` in the order of the inputs, or ``(B, C)`` by class."""
-        g = self.units[k].goodness(h)
-        context = None if others is None else self._pairs(others, batch)
-        return self.units[k].loss(*self._pairs(g, batch), batch.target, context), g
-
-    def _outputs(self, losses: list[Tensor], goodnesses: list[Tensor], batch: PairedBatch) -> dict[str, Tensor]:
-        unit_loss = torch.stack(losses)
-        positive, negative = self._pairs(torch.stack(goodnesses), batch)
-        return {
-            "loss": unit_loss.sum(),
-            "unit_loss": unit_loss,
-            "positive_goodness": positive,
-            "negative_goodness": positive.new_zeros(*positive.shape, 0) if negative is None else negative,
-        }
-
-    # ---------------------------------------------------------------- evaluation
-
-    def _evaluation_step(self, batch: PairedBatch, stage: str) -> dict[str, Tensor]:
-        x, batch = self._inputs(batch)
-        others: Tensor | None = None
-        losses, goodnesses = [], []
-        for k, h in enumerate(self._activations(x)):
-            loss, g = self.local_loss(k, h, batch, others)
-            others = g if others is None else others + g
+    def forward_units(self, units: Sequence[int], passage: Passage, turn: int = 0) -> Tensor:
+        """Return the summed local losses of these units; on the first turn, their activations are handed over."""
+        again = torch.is_grad_enabled() and (self.inner_steps > 1 or self.handover == "after")
+        losses = []
+        for k in units:
+            # an input that is not read again is freed, and its memory serves the next one
+            h = self.units[k](passage.inputs[k] if again else passage.inputs.pop(k))
+            loss, g = self.local_loss(k, h, passage.batch, passage.earlier[k])
             losses.append(loss)
-            goodnesses.append(g)
-        outputs = self._outputs(losses, goodnesses, batch)
-        self.log(f"{stage}/loss", outputs["loss"], batch_size=len(batch.target), sync_dist=True)
+            if turn == 0:
+                passage.hand_over(h, loss, g)
+        return sum(losses[1:], losses[0])
+
+    def finish_units(self, units: Sequence[int], passage: Passage) -> None:
+        """Free the inputs of these units; with ``handover: after``, pass on activations from after their steps."""
+        if self.handover == "after":
+            with torch.no_grad():
+                passage.inputs[units[-1] + 1] = self.units[units[-1]](passage.inputs[units[-1]])
+        for k in units:
+            passage.inputs.pop(k, None)
+
+    def local_loss(self, k: int, h: Tensor, batch: PairedBatch, earlier: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the local loss of unit k and its goodness; override it for a training rule of your own.
+
+        Args:
+            k: Number of the unit.
+            h: Activations of the unit for all inputs of the batch, positives first.
+            batch: Positive and negative data.
+            earlier: Summed goodness of the earlier units, or ``None`` for the first unit.
+
+        Returns:
+            Scalar loss, and the goodness of all inputs in their order, or ``(B, C)`` by class.
+        """
+        unit = self.units[k]
+        g = unit.goodness(h)
+        context = None if earlier is None else self.goodness_pair(earlier, batch)
+        loss: Tensor = unit.loss(*self.goodness_pair(g, batch), batch.target, context)
+        return loss, g
+
+    def goodness_pair(self, g: Tensor, batch: PairedBatch) -> GoodnessPair:
+        """Return positive goodness ``(*, B)`` and negative goodness ``(*, B, k)`` out of that of all inputs."""
+        return pair_by_class(g, batch.target) if self.by_class else pair_by_input(g, len(batch.target))
+
+    def outputs(self, passage: Passage) -> StepOutput:
+        """Return what a step returns, once the batch has passed all units."""
+        unit_loss = torch.stack(passage.losses)
+        positive, negative = self.goodness_pair(torch.stack(passage.goodness), passage.batch)
+        return StepOutput(
+            loss=unit_loss.sum(),
+            unit_loss=unit_loss,
+            positive_goodness=positive,
+            negative_goodness=positive.new_zeros(*positive.shape, 0) if negative is None else negative,
+        )
+
+    # ---------------------------------------------------------------- evaluation and checkpoints
+
+    def _evaluation_step(self, batch: Any, stage: str) -> StepOutput:
+        passage = self.begin(batch)
+        self.forward_units(range(len(self.units)), passage)
+        outputs = self.outputs(passage)
+        self.log(f"{stage}/loss", outputs.loss, batch_size=len(passage.batch.target), sync_dist=True)
         return outputs
 
-    def validation_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Goodness of the batch's pairs; the keys of :meth:`training_step`. Callbacks turn them into metrics."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> StepOutput:
+        """Return losses and goodness of a batch, from which callbacks make metrics; no unit is trained."""
         return self._evaluation_step(batch, "val")
 
-    def test_step(self, batch: PairedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """As :meth:`validation_step`."""
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> StepOutput:
+        """Return losses and goodness of a batch, from which callbacks make metrics; no unit is trained."""
         return self._evaluation_step(batch, "test")
 
-    # ---------------------------------------------------------------- checkpoints
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another network."""
+        """Refuse the checkpoint of a network with another number of units."""
         super().on_load_checkpoint(checkpoint)
         states = checkpoint.get("optimizer_states")
         if states and len(states) != len(self.units):

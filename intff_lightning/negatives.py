@@ -1,11 +1,10 @@
-"""Where negative data comes from.
+"""Sources of negative data.
 
-A source is called once a batch, on the device: ``source(image, target, encoder=..., model=..., generator=...)``.
+A source is called once per batch, on the device: ``source(image, target, num_classes=..., model=..., generator=...)``.
+It returns images, labels or both. It knows no label encoder: the module puts labels into images.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,109 +12,90 @@ from torch import Tensor, nn
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import at_least_float32
-from intff_lightning.labels import LabelEncoder
 from intff_lightning.recipe import Recorded
 
-__all__ = [
-    "GaussianNoise",
-    "HardLabels",
-    "HybridImages",
-    "ImageNegatives",
-    "NegativeSource",
-    "Perturbed",
-    "RelabellingSource",
-    "Rotated",
-    "ShuffledLabels",
-    "WrongLabels",
-    "model_for",
-]
+Model = nn.Module | None
 
 
 class NegativeSource(Recorded):
-    """Base of negative sources; any callable of this form will do."""
+    """Base of negative sources. Any callable with this signature works as one."""
 
     uses_model: bool = False
-    """Whether the source asks the network, and is to be given it."""
+    """Whether the source asks the network, and needs ``model``."""
 
     def __call__(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> tuple[Tensor, Tensor | None]:
+        self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Make k negatives for each of B samples.
 
         Args:
-            image: ``(B, *)``.
-            target: ``(B,)`` true classes.
-            encoder: puts labels into images; knows ``num_classes``.
-            model: the network in training, in eval mode and without gradients, where ``uses_model`` is set.
-            generator: the draws of these samples in this epoch.
+            image: Images ``(B, *)``.
+            target: True classes ``(B,)``.
+            num_classes: Number of classes.
+            model: The network in training, in eval mode and without gradients, if ``uses_model`` is set.
+            generator: The draws of these samples in this epoch.
 
         Returns:
-            Network inputs ``(B * k, *)``, a sample's k in a row, and the classes shown ``(B, k)``, or ``None``.
+            Negative images ``(B, k, *)``, or ``None`` for the same images; and their labels ``(B, k)``, or ``None`` if
+            the source chooses none.
         """
         raise NotImplementedError
 
 
 class RelabellingSource(NegativeSource):
-    """Base of sources whose negatives are the images themselves under other labels: implement ``labels``."""
+    """Base of sources whose negatives are the same images under other labels: implement ``labels``."""
 
-    def labels(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> Tensor:
-        """Choose the labels ``(B, k)``; arguments as of :class:`NegativeSource`."""
+    def labels(self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws) -> Tensor:
+        """Choose the labels ``(B, k)``; for the arguments see :class:`NegativeSource`."""
         raise NotImplementedError
 
     def __call__(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """See :class:`NegativeSource`."""
-        label = self.labels(image, target, encoder=encoder, model=model, generator=generator)
-        return encoder(image.repeat_interleave(label.shape[1], dim=0), label.flatten()), label
+        self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws
+    ) -> tuple[None, Tensor]:
+        return None, self.labels(image, target, num_classes=num_classes, model=model, generator=generator)
 
 
 class WrongLabels(RelabellingSource):
-    """The image itself under k different labels, each strictly wrong.
+    """The same image under k different labels, all of them wrong.
 
     Args:
-        k: negatives per positive, from 1 to ``num_classes - 1``.
+        k: Negatives per positive, from 1 to ``num_classes - 1``.
     """
 
     def __init__(self, k: int = 1) -> None:
         self.k = _at_least_one(self, k)
 
-    def labels(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> Tensor:
-        """K labels per sample, uniform over the wrong ones."""
-        wrong = _wrong(self, self.k, encoder)
+    def labels(self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws) -> Tensor:
+        """Draw k labels per sample, uniformly from the wrong ones; returns ``(B, k)``."""
+        wrong = _wrong(self, self.k, num_classes)
         # distances 1..C-1 from the true label, modulo C, reach every wrong label once
         offset = generator.integers(wrong, 1) if self.k == 1 else generator.permutations(wrong)[:, : self.k]
-        return (target.unsqueeze(1) + 1 + offset) % encoder.num_classes
+        return (target.unsqueeze(1) + 1 + offset) % num_classes
 
 
 class ShuffledLabels(RelabellingSource):
-    """The image under another sample's label: labels are shuffled over the batch, as in the author's code.
+    """The same image under the label of another sample: labels are shuffled over the batch, as in the author's code.
 
-    With C balanced classes about one "negative" in C keeps its true label, and pulls goodness the wrong way: use
-    :class:`WrongLabels` unless the author's figures are to be rebuilt. The shuffle is over the batch of one process.
+    With C balanced classes, about one "negative" in C keeps its true label and pulls goodness the wrong way. Use
+    :class:`WrongLabels` unless you rebuild the author's figures. The shuffle is over the batch of one process.
     """
 
-    def labels(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> Tensor:
-        """One label per sample."""
+    def labels(self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws) -> Tensor:
+        """Shuffle the labels; returns ``(B, 1)``."""
         return target[generator.shuffle()].unsqueeze(1)
 
 
 class HardLabels(RelabellingSource):
-    """The image under the wrong labels that the network itself finds likely.
+    """The same image under wrong labels that the network itself finds likely.
 
-    K labels are drawn without replacement by the softmax of ``scores / temperature`` over the wrong ones, scores being
-    the network's own (summed goodness), with Gumbel noise and a top-k (Kool et al. 2019). Every draw costs a sweep over
-    all labels, as a prediction does.
+    The k labels are drawn without replacement by the softmax of ``scores / temperature`` over the wrong labels. The
+    scores are the network's own (summed goodness), and the draw is Gumbel noise with a top-k (Kool et al. 2019). Every
+    batch costs a sweep over all labels, as a prediction does.
 
     Args:
-        k: negatives per positive, from 1 to ``num_classes - 1``.
-        temperature: towards 0 takes the k wrong labels of highest score, a high one draws like :class:`WrongLabels`.
+        k: Negatives per positive, from 1 to ``num_classes - 1``.
+        temperature: Near 0 it takes the k wrong labels with the highest scores; a high one draws like
+            :class:`WrongLabels`.
     """
 
     uses_model = True
@@ -125,68 +105,61 @@ class HardLabels(RelabellingSource):
             raise ConfigurationError(f"HardLabels(temperature={temperature}): a temperature above 0 is needed.")
         self.k, self.temperature = _at_least_one(self, k), temperature
 
-    def labels(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
-    ) -> Tensor:
-        """K labels per sample, the draw's first ahead."""
-        wrong = _wrong(self, self.k, encoder)
+    def labels(self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws) -> Tensor:
+        """Draw k labels per sample, the first draw first; returns ``(B, k)``."""
+        wrong = _wrong(self, self.k, num_classes)
         if model is None:
-            raise ConfigurationError(
-                "HardLabels asks the network, and was given none: fit a module that has an encoder."
-            )
+            raise ConfigurationError("HardLabels needs the scores of a network, and there is none: fit a module.")
         # only wrong labels take part: a true one cannot be drawn, whatever the scores
         offset = torch.arange(1, wrong + 1, device=target.device)
-        candidates = (target.unsqueeze(1) + offset) % encoder.num_classes
+        candidates = (target.unsqueeze(1) + offset) % num_classes
         with torch.no_grad():
             scores = at_least_float32(model(image)).gather(1, candidates)
-        uniform = generator.uniform(wrong).clamp_(min=2.0**-25)  # its zero would be a noise of minus infinity
-        # in the order of scores / temperature + noise, which would overflow at a low temperature
+        uniform = generator.uniform(wrong).clamp_(min=2.0**-25)  # zero would give a noise of minus infinity
+        # the order of scores / temperature + noise, which would overflow at a low temperature
         noisy = scores - self.temperature * torch.log(-torch.log(uniform))
         return candidates.gather(1, noisy.topk(self.k, dim=1).indices)
 
 
 class ImageNegatives(NegativeSource):
-    """Base of sources that spoil the image: implement ``images``.
+    """Base of sources that change the image: implement ``images``.
 
-    The images are negative by themselves. An encoder that shows labels gives them the sample's true label, so that the
-    label tells nothing; one that shows none (:class:`~intff_lightning.labels.NoLabel`) gives them none.
+    These images are negative by themselves, so the source chooses no labels. An encoder that shows labels gives them
+    the true label of their sample.
     """
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Make k negative images for each of B samples.
 
         Args:
-            image: ``(B, *)`` float in [0, 1], not to be changed.
-            target: ``(B,)`` true classes.
-            generator: the draws of these samples in this epoch.
+            image: Images ``(B, *)``, float in [0, 1]; they must not be changed.
+            target: True classes ``(B,)``.
+            generator: The draws of these samples in this epoch.
 
         Returns:
-            ``(B * k, *)`` in the dtype of ``image``, a sample's k in a row.
+            ``(B, k, *)`` in the dtype of ``image``.
         """
         raise NotImplementedError
 
     def __call__(
-        self, image: Tensor, target: Tensor, *, encoder: LabelEncoder, model: nn.Module | None, generator: Draws
+        self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws
     ) -> tuple[Tensor, None]:
-        """See :class:`NegativeSource`."""
-        made = self.images(image, target, generator)
-        k = len(made) // max(1, len(target))
-        return encoder(made, target.repeat_interleave(k) if encoder.shows_label else None), None
+        return self.images(image, target, generator), None
 
 
 class HybridImages(ImageNegatives):
     """Two images in one, by a mask of fairly large regions (Hinton 2022, "The Forward-Forward Algorithm", section 3.2).
 
-    Short-range correlations stay those of real images, long-range ones do not. The mask is a random bit image, blurred
-    repeatedly with the filter [1/4, 1/2, 1/4] in both directions and cut at 0.5, the same for all channels; where that
-    leaves only one of the two images (on small ones it may) it is cut at its own mean.
+    Short-range correlations are those of real images, long-range ones are not. The mask is a random bit image, blurred
+    repeatedly with the filter [1/4, 1/2, 1/4] in both directions and cut at 0.5, the same for all channels. If that
+    leaves only one of the two images, as can happen on small ones, the mask is cut at its own mean.
 
-    The other image is another sample of the batch of one process, of any class: these negatives depend on the batch. A
-    sample that is alone in its batch has no other, and stays as it is.
+    The other image is another sample of the batch of one process, of any class, so these negatives depend on the batch.
+    A sample that is alone in its batch stays as it is.
 
     Args:
-        k: hybrids per sample, each with another partner while the batch lasts.
-        blurs: more of them give larger regions; about 10 suit 28x28 pixels.
+        k: Hybrids per sample, each with another partner as long as the batch has one.
+        blurs: Number of blurs; more of them give larger regions. About 10 suit 28x28 pixels.
     """
 
     def __init__(self, k: int = 1, blurs: int = 10) -> None:
@@ -195,24 +168,24 @@ class HybridImages(ImageNegatives):
         self.k, self.blurs = _at_least_one(self, k), blurs
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
-        """Hybrids ``(B * k, *, H, W)`` of images ``(B, *, H, W)``."""
+        """Combine images ``(B, *, H, W)``; returns ``(B, k, *, H, W)``."""
         _need_rows(self, image)
         size = len(image)
-        mask = self.masks(image, generator).flatten(0, 1)  # (B * k, H, W)
-        mask = mask.view(-1, *[1] * (image.ndim - 3), *mask.shape[1:])
+        mask = self.masks(image, generator)  # (B, k, H, W)
+        mask = mask.view(size, self.k, *[1] * (image.ndim - 3), *mask.shape[2:])
         order = generator.shuffle()
         partner = torch.empty(size, self.k, dtype=torch.int64, device=order.device)
-        for j in range(self.k):  # the sample that comes j + 1 places later in a random order is another one
+        for j in range(self.k):  # the sample j + 1 places later in a random order is another one
             partner[order, j] = order.roll(-(1 + j % max(1, size - 1)))
-        return torch.where(mask, image.repeat_interleave(self.k, dim=0), image[partner.flatten()])
+        return torch.where(mask, image.unsqueeze(1), image[partner])
 
     def masks(self, image: Tensor, generator: Draws) -> Tensor:
-        """Masks, bool ``(B, k, H, W)``, true where the sample's own pixels stay."""
+        """Draw masks, bool ``(B, k, H, W)``, true where the sample's own pixels stay."""
         mask = (generator.uniform(self.k, *image.shape[-2:]) < 0.5).float()
         for _ in range(self.blurs):
             for dim in (-2, -1):
                 last = mask.shape[dim] - 1
-                # the border repeats its pixel, or masks would fade to zero there
+                # the border repeats its pixels; otherwise masks would fade to zero there
                 before = torch.cat([mask.narrow(dim, 0, 1), mask.narrow(dim, 0, last)], dim)
                 after = torch.cat([mask.narrow(dim, 1, last), mask.narrow(dim, last, 1)], dim)
                 mask = (before + 2 * mask + after) / 4
@@ -222,10 +195,10 @@ class HybridImages(ImageNegatives):
 
 
 class Rotated(ImageNegatives):
-    """The image, rotated by an angle that is drawn for every sample.
+    """The image rotated by an angle that is drawn for each sample.
 
     Args:
-        angles: in degrees counterclockwise, multiples of 90; images that are not square can turn by 180 only.
+        angles: Angles in degrees counterclockwise, multiples of 90. Images that are not square can turn by 180 only.
     """
 
     def __init__(self, angles: Sequence[int] = (90, 180, 270)) -> None:
@@ -234,50 +207,52 @@ class Rotated(ImageNegatives):
         self.angles = list(angles)
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
-        """Rotated images ``(B, *, H, W)``."""
+        """Rotate images ``(B, *, H, W)``; returns ``(B, 1, *, H, W)``."""
         _need_rows(self, image)
         height, width = image.shape[-2:]
         if height != width and any(angle % 180 for angle in self.angles):
             raise ConfigurationError(f"images of {height}x{width} pixels can turn by 180 degrees only: angles=[180].")
         choice = generator.integers(len(self.angles), 1).view(-1, *[1] * (image.ndim - 1))
         rotated = torch.empty_like(image)
-        for i, angle in enumerate(self.angles):  # each for all samples: to pick them out would wait for the device
+        for i, angle in enumerate(self.angles):  # all samples by each angle: picking them out would wait for the device
             rotated = torch.where(choice == i, torch.rot90(image, angle // 90 % 4, (-2, -1)), rotated)
-        return rotated
+        return rotated.unsqueeze(1)
 
 
 class Perturbed(ImageNegatives):
-    """The image with Gaussian noise on every pixel, cut to [0, 1].
+    """The image with Gaussian noise on every pixel, clipped to [0, 1].
 
     Args:
-        std: standard deviation of the noise.
+        std: Standard deviation of the noise.
     """
 
     def __init__(self, std: float = 0.5) -> None:
         self.std = _above_zero(self, std)
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
-        """Noisy images ``(B, *)``."""
-        return (image + self.std * generator.normal(*image.shape[1:]).to(image.dtype)).clamp_(0, 1)
+        """Add noise to images ``(B, *)``; returns ``(B, 1, *)``."""
+        noise = self.std * generator.normal(*image.shape[1:]).to(image.dtype)
+        return (image + noise).clamp_(0, 1).unsqueeze(1)
 
 
 class GaussianNoise(ImageNegatives):
-    """Pure noise, cut to [0, 1]: the paper's example of negative data that must fail.
+    """Pure noise, clipped to [0, 1]: the paper's example of negative data that must fail.
 
-    Nothing of the image is in it, so a unit tells it from real data by its pixels' statistics and need not learn what a
+    It holds nothing of the image, so a unit can tell it from real data by pixel statistics and need not learn what a
     digit is. It is here to show that, and for comparison.
 
     Args:
-        mean: of a pixel before the cut.
-        std: its standard deviation before the cut.
+        mean: Mean of a pixel before clipping.
+        std: Standard deviation of a pixel before clipping.
     """
 
     def __init__(self, mean: float = 0.5, std: float = 0.5) -> None:
         self.mean, self.std = mean, _above_zero(self, std)
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
-        """Noise ``(B, *)``."""
-        return (self.mean + self.std * generator.normal(*image.shape[1:])).clamp_(0, 1).to(image.dtype)
+        """Draw noise ``(B, 1, *)`` in the shape of images ``(B, *)``."""
+        noise = self.mean + self.std * generator.normal(*image.shape[1:])
+        return noise.clamp_(0, 1).to(image.dtype).unsqueeze(1)
 
 
 def _at_least_one(source: NegativeSource, k: int) -> int:
@@ -293,12 +268,13 @@ def _above_zero(source: NegativeSource, std: float) -> float:
     return std
 
 
-def _wrong(source: NegativeSource, k: int, encoder: LabelEncoder) -> int:
-    """Number of wrong labels, if it suffices."""
-    wrong = encoder.num_classes - 1
-    if k > wrong:
-        raise ConfigurationError(f"{type(source).__name__}(k={k}): of {wrong + 1} classes only {wrong} are wrong.")
-    return wrong
+def _wrong(source: NegativeSource, k: int, num_classes: int) -> int:
+    """Return the number of wrong labels, if there are enough for k of them."""
+    if k > num_classes - 1:
+        raise ConfigurationError(
+            f"{type(source).__name__}(k={k}): of {num_classes} classes only {num_classes - 1} are wrong."
+        )
+    return num_classes - 1
 
 
 def _need_rows(source: NegativeSource, image: Tensor) -> None:
@@ -307,18 +283,3 @@ def _need_rows(source: NegativeSource, image: Tensor) -> None:
             f"{type(source).__name__} needs images (C, H, W), and these have shape {tuple(image.shape[1:])}: "
             "reshape them in the dataset."
         )
-
-
-@contextlib.contextmanager
-def model_for(source: Any, module: nn.Module | None) -> Iterator[nn.Module | None]:
-    """Lend the network to a source that asks it (``uses_model``): in eval mode, its modes restored after."""
-    if module is None or not getattr(source, "uses_model", False):
-        yield None
-        return
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield module
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

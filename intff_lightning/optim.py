@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of units: factories, and the two classes that torch lacks."""
+"""Optimizers and learning-rate schedules of units: factories, and two classes that torch lacks."""
 
 import functools
 import inspect
@@ -13,33 +13,31 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from intff_lightning.errors import ConfigurationError
 
-__all__ = ["CosineDecay", "KerasAdam", "OptimizerFactory", "SchedulerFactory", "make_scheduler"]
-
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
 class CosineDecay(LRScheduler):
-    """Half a cosine from the optimizer's learning rate to zero over the whole run, stepped every batch.
+    """Half a cosine from the optimizer's learning rate to zero over the whole run, stepped once per batch.
 
-    A run that is resumed with another length goes on along the cosine of that length.
+    A run that is resumed with another length continues on the cosine of that length.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        total_steps: batches of the run; left at ``None``, the module fills it in.
-        warmup: first part of the run, from 0 to 1, over which the rate rises linearly from zero.
+        optimizer: Optimizer whose learning rates are scheduled.
+        total_steps: Number of steps in the run; the module fills it in if it is ``None``.
+        warmup: Share of the run, from 0 to 1, over which the learning rate first rises linearly from zero.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.0) -> None:
         if total_steps is None or total_steps < 1:
             raise ConfigurationError(f"CosineDecay needs the length of the run, not total_steps={total_steps}.")
         if not 0 <= warmup < 1:
-            raise ConfigurationError(f"CosineDecay(warmup={warmup}): a part of the run is needed, 0 <= warmup < 1.")
+            raise ConfigurationError(f"CosineDecay(warmup={warmup}): give a share of the run, 0 <= warmup < 1.")
         self.total_steps, self.warmup = total_steps, warmup
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of every parameter group for the coming step."""
+        """Return the learning rate of each parameter group for the next step."""
         warmup = self.warmup * self.total_steps
         if self.last_epoch < warmup:
             factor = (self.last_epoch + 1) / (warmup + 1)
@@ -49,11 +47,10 @@ class CosineDecay(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the length of the run, which may be another when it goes on."""
+        """Return everything but the length of the run, which may differ after a resume."""
         return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the step of the checkpoint."""
         super().load_state_dict({**state_dict, "total_steps": self.total_steps})
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -63,18 +60,10 @@ class CosineDecay(LRScheduler):
 def make_scheduler(
     factory: SchedulerFactory, optimizer: Optimizer, total_steps: float
 ) -> tuple[LRScheduler | ReduceLROnPlateau, str]:
-    """Build a schedule, and tell when it is stepped.
+    """Make a schedule, and tell whether it is stepped once per ``"step"`` or per ``"epoch"``.
 
-    A schedule over the whole run (its class has the argument ``total_steps``, as OneCycleLR has) is given the length
-    of the run where the user left it open, and is stepped every batch; any other is stepped every epoch.
-
-    Args:
-        factory: the user's.
-        optimizer: of one unit.
-        total_steps: batches of the run; infinite where it has no end.
-
-    Returns:
-        The schedule, and ``"step"`` or ``"epoch"``.
+    A schedule over the whole run, such as OneCycleLR, has the argument ``total_steps``. It is given the length of the
+    run unless the user set it, and it is stepped once per batch. Any other schedule is stepped once per epoch.
     """
     parts = (factory.func, *factory.args) if isinstance(factory, functools.partial) else (factory,)
     cls = next((part for part in parts if isinstance(part, type)), None)
@@ -95,17 +84,17 @@ class KerasAdam(Optimizer):
 
     .. math:: p \leftarrow p - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    The author's units share one optimizer object, and so its step counter t: while a unit takes its inner steps the
-    others' counters run on. ``shared_by``, ``inner_steps`` and ``position`` reproduce that with one optimizer a unit.
+    The author's units share one optimizer object and so its step counter t, which also counts the inner steps of the
+    other units. ``shared_by``, ``inner_steps`` and ``position`` reproduce that with one optimizer per unit.
 
     Args:
-        params: parameters or groups.
-        lr: learning rate; the author's is 0.03.
-        betas: decay of the two moments.
+        params: Parameters or parameter groups.
+        lr: Learning rate; the author's is 0.03.
+        betas: Decay rates of the two moments.
         eps: Keras's 1e-7.
-        shared_by: units that share the counter.
-        inner_steps: steps of one unit in a row.
-        position: of this unit among them, from 0.
+        shared_by: Number of units that share the counter.
+        inner_steps: Number of steps that a unit takes in a row.
+        position: Position of this unit among them, from 0.
     """
 
     def __init__(
@@ -128,7 +117,6 @@ class KerasAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; ``closure`` as in torch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

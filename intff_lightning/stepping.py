@@ -1,99 +1,100 @@
-"""How gradients become steps: N optimizers under Lightning's manual optimization, as if they were one.
+"""How gradients become optimizer steps: one optimizer per unit in manual optimization, as if there were one in all.
 
-Lightning leaves clipping, accumulation, schedules and the gradient scaler to whoever optimizes by hand. Here a unit's
-optimizer is stepped at most once for each of its turns, ``global_step`` rises by one however many units there are, and
-the flags of the Trainer mean what they mean elsewhere.
+Lightning leaves clipping, accumulation, schedules and the gradient scaler to modules that optimize manually. Here they
+work as elsewhere: ``global_step`` rises by one per batch, however many units there are, and the Trainer's flags hold.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType, SimpleNamespace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.units import UnitStack
-
-__all__ = ["UnitSteps"]
+from intff_lightning.lightning_compat import SavesOfManualOptimization, allow_another_step, scale_update_withheld
 
 
-class _PlainSaves(Callback):
-    """Has every ``ModelCheckpoint`` save by steps and by time as in automatic optimization, just before its own turn.
+class UnitTrainer(LabelClassifier):
+    """Base of modules that train hidden units, each by its own optimizer.
 
-    In manual optimization Lightning 2.6 ignores the time, and warns that a checkpoint holds what a step has made.
+    The arguments are those of :class:`~intff_lightning.module.IntFFModule`.
     """
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
-        for callback in trainer.checkpoint_callbacks:
-            if type(callback).on_train_batch_end is ModelCheckpoint.on_train_batch_end:  # it asks the module this alone
-                callback.on_train_batch_end(trainer, SimpleNamespace(automatic_optimization=True), *batch)  # type: ignore[arg-type]
-
-
-class UnitSteps(L.LightningModule):
-    """Base of modules that train ``units``, each by the optimizer of its own number."""
-
-    units: UnitStack
-    inner_steps: int
-    handover: str
-    gradient_clip_val: float | None
-    gradient_clip_algorithm: str
-    scheduler_monitor: str
-    _flags: Mapping[str, Any] = MappingProxyType({})
+    def __init__(
+        self, inner_steps: int, handover: str, gradient_clip: tuple[float | None, str], **options: Any
+    ) -> None:
+        super().__init__(**options)
+        if inner_steps < 1:
+            raise ConfigurationError(f"inner_steps={inner_steps} must be 1 or more.")
+        self.automatic_optimization = False
+        self.inner_steps, self.handover = inner_steps, handover
+        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip
+        self._flags: tuple[float | None, str | None, int] | None = None
 
     # ---------------------------------------------------------------- the Trainer's flags
 
     def configure_callbacks(self) -> list[Callback]:
-        """Take over flags that Lightning refuses to honour in manual optimization, before it does."""
+        """Take the flags that Lightning refuses in manual optimization before it looks; :meth:`setup` returns them."""
         trainer: Any = self.trainer
         if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
             raise ConfigurationError(
-                f"{type(trainer.strategy).__name__} takes one optimizer and one backward pass, IntFF has one a unit.\n"
+                f"{type(trainer.strategy).__name__} takes one optimizer and backward pass; IntFF has one per unit.\n"
                 "Use --trainer.strategy ddp: activations do not grow with depth, so there is less to shard."
             )
         if len(self.units) > 1 and any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):
             raise ConfigurationError(
-                f"StochasticWeightAveraging takes one optimizer, here are {len(self.units)}.\n"
+                f"StochasticWeightAveraging takes one optimizer, and there are {len(self.units)}.\n"
                 "Use EMAWeightAveraging or WeightAveraging (lightning.pytorch.callbacks): they average any number."
             )
-        names = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
-        self._flags = {name: getattr(trainer, name) for name in names}
         if trainer.accumulate_grad_batches > 1 and (self.inner_steps > 1 or self.handover == "after"):
             raise ConfigurationError(
-                f"accumulate_grad_batches={trainer.accumulate_grad_batches} puts a unit's step off, and inner_steps > 1"
-                " or handover=after take it at once:\nchoose one of them."
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches} postpones the step of a unit, and "
+                "inner_steps > 1 or handover=after need it at once:\nchoose one of them."
             )
+        self._flags = trainer.gradient_clip_val, trainer.gradient_clip_algorithm, trainer.accumulate_grad_batches
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
-        return [] if any(isinstance(c, _PlainSaves) for c in trainer.callbacks) else [_PlainSaves()]
+        known = any(isinstance(c, SavesOfManualOptimization) for c in trainer.callbacks)
+        return [] if known else [SavesOfManualOptimization()]
 
-    def give_flags_back(self) -> None:
-        """Undo the taking over, once Lightning has looked: the length of schedules and logging go by them."""
-        for name, value in self._flags.items():
-            setattr(self.trainer, name, value)
+    def setup(self, stage: str) -> None:
+        """Return the Trainer's flags, by which schedules and logging go; see :meth:`Network.setup`."""
+        if self._flags is not None:
+            trainer: Any = self.trainer
+            trainer.gradient_clip_val, _, trainer.accumulate_grad_batches = self._flags
+        super().setup(stage)
 
     # ---------------------------------------------------------------- gradients
 
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """Make one optimizer per unit, and its schedule if there is one."""
+        made = [
+            self.make_optimizer(self.unit_parameters(k), unit.optimizer, unit.scheduler, f"lr/unit_{k}")
+            for k, unit in enumerate(self.units)
+        ]
+        return [optimizer for optimizer, _ in made], [schedule for _, schedule in made if schedule is not None]
+
     def unit_parameters(self, k: int) -> list[nn.Parameter]:
-        """What the optimizer of unit k trains."""
-        return list(self.units[k].parameters())
+        """Return what the optimizer of unit k trains; the first unit also trains the encoder."""
+        return [*self.units[k].parameters(), *(self.encoder.parameters() if k == 0 else [])]
 
     def unit_optimizers(self) -> list[LightningOptimizer]:
-        """The optimizers, in a list even where there is one."""
+        """Return the optimizers, in a list even if there is only one."""
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def backward_units(self, loss: Tensor, group: list[int], batch_idx: int) -> None:
-        """Gradients of the group's units, and of nothing else; averaged over processes, accumulated over batches."""
+    def backward_units(self, loss: Tensor, units: Sequence[int], batch_idx: int) -> None:
+        """Compute the gradients of these units, averaged over processes and accumulated over batches."""
         every = self.trainer.accumulate_grad_batches
         if batch_idx % every == 0:
-            for k in group:
+            for k in units:
                 for parameter in self.unit_parameters(k):
                     parameter.grad = None
         if every > 1:
@@ -102,84 +103,81 @@ class UnitSteps(L.LightningModule):
         if not isinstance(strategy, ParallelStrategy) or strategy.world_size == 1:
             self.manual_backward(loss)
             return
-        # DDP's own reduction expects every parameter in every backward pass: reduce this group's alone, in one piece
+        # DDP's own reduction expects every parameter in every backward pass: reduce those of these units, in one piece
         with strategy.block_backward_sync():
             self.manual_backward(loss)
         if self.steps_now(batch_idx):
-            gradients = [p.grad for k in group for p in self.unit_parameters(k) if p.grad is not None]
+            gradients = [p.grad for k in units for p in self.unit_parameters(k) if p.grad is not None]
             mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
             for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def steps_now(self, batch_idx: int) -> bool:
-        """Whether this batch ends an accumulation; an epoch's last batch does."""
+        """Tell whether this batch ends an accumulation; the last batch of an epoch does."""
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or bool(self.trainer.is_last_batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip one unit's gradients; here they are unscaled whatever the precision."""
+        """Clip the gradients of one unit; here they are unscaled whatever the precision."""
         k = next(k for k, wrapped in enumerate(self.unit_optimizers()) if wrapped.optimizer is optimizer)
-        values = (self.units[k].gradient_clip_val, self.gradient_clip_val)
-        value = next((value for value in values if value is not None), None)
+        own = self.units[k].gradient_clip_val
+        value = self.gradient_clip_val if own is None else own
         if value is not None:
             self.clip_gradients(optimizer, value, self.gradient_clip_algorithm)
-        elif self._flags.get("gradient_clip_val"):
-            self.clip_gradients(optimizer, self._flags["gradient_clip_val"], self._flags["gradient_clip_algorithm"])
+        elif self._flags is not None and self._flags[0]:
+            self.clip_gradients(optimizer, *self._flags[:2])
 
     # ---------------------------------------------------------------- steps
 
-    def step_units(self, group: list[int], batch_idx: int, counted: bool) -> None:
-        """Step the group's optimizers, where the batch ends an accumulation.
+    def step_units(self, units: Sequence[int], turn: int, batch_idx: int) -> None:
+        """Step the optimizers of these units if the batch ends an accumulation.
+
+        The batch's last step of the last unit is the one that ``global_step`` counts.
 
         Args:
-            group: numbers of the units.
-            batch_idx: of the training step.
-            counted: the last step of it is the batch's last, the one that counts for ``global_step``.
+            units: Numbers of the units.
+            turn: Number of the inner step, from 0.
+            batch_idx: Index of the batch.
         """
         if not self.steps_now(batch_idx):
             return
-        for k in group:
+        for k in units:
             optimizer = self.unit_optimizers()[k]
-            last = counted and k == group[-1]
-            with self._scale_kept(optimizer.optimizer, last):
-                if last:
+            counted = k == len(self.units) - 1 and turn == self.inner_steps - 1
+            with self._scale_kept(optimizer.optimizer, counted):
+                if counted:
                     optimizer.step()
                 else:  # the strategy's step keeps precision and hooks, and Lightning's loop does not count it
                     self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
 
     @contextlib.contextmanager
-    def _scale_kept(self, optimizer: Optimizer, last: bool) -> Iterator[None]:
-        """Have a gradient scaler look back once a batch, at all units: it would grow N times too fast.
+    def _scale_kept(self, optimizer: Optimizer, counted: bool) -> Iterator[None]:
+        """Update the gradient scale once per batch, not once per unit.
 
-        It then backs off where any unit's gradients were not finite; only that unit's step is skipped. Of several
-        inner steps a unit's last one decides.
+        The scale decreases if the gradients of any unit were not finite, and only the step of that unit is skipped. If
+        there are several inner steps, the last one of each unit counts.
         """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and self.inner_steps > 1:  # it takes one step of an optimizer between its updates
-            scaler._per_optimizer_states.pop(id(optimizer), None)
-        if scaler is None or last:
+        plugin = self.trainer.precision_plugin
+        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+        if scaler is not None and self.inner_steps > 1:
+            allow_another_step(scaler, optimizer)
+        with contextlib.nullcontext() if scaler is None or counted else scale_update_withheld(scaler):
             yield
-            return
-        scaler.update = lambda: None  # in place of its method
-        try:
-            yield
-        finally:
-            del scaler.update
 
-    def step_schedules(self) -> None:
-        """Step the schedules that go by batches, after those that ended an accumulation."""
-        for config in self.trainer.lr_scheduler_configs:
+    def step_schedules(self, batch_idx: int) -> None:
+        """Step the schedules that count batches, if this batch ends an accumulation."""
+        for config in self.trainer.lr_scheduler_configs if self.steps_now(batch_idx) else ():
             if config.interval == "step":
-                config.scheduler.step()  # type: ignore[call-arg]  # a plateau goes by epochs
+                config.scheduler.step()  # type: ignore[call-arg]  # a ReduceLROnPlateau counts epochs
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules that go by epochs."""
+        """Step the schedules that count epochs."""
         super().on_train_epoch_end()
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 metrics = self.trainer.callback_metrics
                 if self.scheduler_monitor not in metrics:
                     raise ConfigurationError(
-                        f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; there are: "
+                        f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; the metrics are: "
                         f"{', '.join(sorted(metrics))}. Set scheduler_monitor."
                     )
                 config.scheduler.step(metrics[self.scheduler_monitor])

@@ -5,20 +5,21 @@ import os
 import shutil
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
-import torch
-from cifar_files import CLASSES, OldArray, write
-from torch.utils.data import DataLoader
-from torchvision.datasets import CIFAR10
 
-from intff_lightning import DenseUnit, IntFFModule, PairedBatch
-from intff_lightning.datamodules import DigitsDataModule
-from intff_lightning.labels import LabelOverlay
+# torch and Lightning are imported in fixtures: the controller of pytest-xdist reads this file too, and needs neither
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core, and the processes that it starts
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+
+
+def pytest_collection_modifyitems(config, items):
+    """Start the long tests first, so that no process has one left at the end."""
+    if config.getoption("dist", "no") != "no":
+        items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,8 @@ def _own_folder(tmp_path, monkeypatch):
     """Every test runs in a folder of its own, with a seed that no other test has moved."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -53,6 +56,9 @@ def real_data():
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """A data_dir of five batches of 20 images and 30 test images, whose checksums torchvision is told."""
+    from cifar_files import CLASSES, OldArray, write
+    from torchvision.datasets import CIFAR10
+
     folder = tmp_path / "sets/cifar-10-batches-py"
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -74,6 +80,7 @@ def cifar(tmp_path, monkeypatch):
 @pytest.fixture
 def trainer():
     """A factory of trainers that write nothing."""
+    import lightning as L
 
     def make(**options):
         defaults = {
@@ -92,12 +99,15 @@ def trainer():
 @pytest.fixture
 def digits():
     """A factory of digits datamodules."""
+    from intff_lightning.datamodules import DigitsDataModule
+
     return lambda **options: DigitsDataModule(**{"batch_size": 64, **options})
 
 
 @pytest.fixture
 def network():
     """A factory of small modules for 1x4x5 images of 3 classes (or whatever is asked for)."""
+    from intff_lightning import DenseUnit, IntFFModule
 
     def make(*widths, **options):
         widths = widths or ([7, 6], [5])
@@ -110,11 +120,13 @@ def network():
 @pytest.fixture
 def batches():
     """A factory of paired batches with k strictly wrong labels each."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from intff_lightning import PairedBatch
 
     def make(count=1, size=8, k=1, shape=(1, 4, 5), classes=3, dtype=torch.float32, seed=1):
         generator = torch.Generator().manual_seed(seed)
-        encoder = LabelOverlay()
-        encoder.num_classes = classes
         made = []
         for _ in range(count):
             image = torch.rand(size, *shape, generator=generator, dtype=dtype)
@@ -122,8 +134,7 @@ def batches():
             wrong = (
                 target[:, None] + 1 + torch.rand(size, classes - 1, generator=generator).argsort(1)[:, :k]
             ) % classes
-            negative = encoder(image.repeat_interleave(k, 0), wrong.flatten())
-            made.append(PairedBatch(encoder(image, target), negative, image, target, wrong))
+            made.append(PairedBatch(image, target, None, wrong))
         return DataLoader(made, batch_size=None)  # a bare list would be taken for several loaders
 
     return make

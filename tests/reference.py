@@ -12,6 +12,23 @@ def forward(layers, x, gain=1.0):
     return h
 
 
+def overlay(image, label, classes):
+    """Images (B, *) with their labels (B,) in the first pixels, one by one."""
+    shown = image.flatten(1).clone()
+    for pixels, c in zip(shown, label.tolist(), strict=True):
+        largest = float(pixels.max())
+        pixels[:classes] = 0
+        pixels[c] = largest
+    return shown.view_as(image)
+
+
+def inputs(batch, classes):
+    """Positive inputs (B, *) and negative inputs (B * k, *), sample by sample, of a batch whose images stay."""
+    image, target, _, wrong = batch
+    k = wrong.shape[1]
+    return overlay(image, target, classes), overlay(image.repeat_interleave(k, 0), wrong.flatten(), classes)
+
+
 def local_loss(positive, negative, theta=1.5):
     """positive (B,), negative (B, k)."""
     up = torch.log(1 + torch.exp(theta - positive)).mean()
@@ -19,12 +36,12 @@ def local_loss(positive, negative, theta=1.5):
     return (up + down) / 2
 
 
-def train(units, make_optimizer, batches, inner_steps=1, handover="before", gain=1.0):
+def train(units, make_optimizer, batches, classes, inner_steps=1, handover="before", gain=1.0):
     """Train weights in place, unit by unit; returns the last batch's losses, all inner steps of all units."""
     optimizers = [make_optimizer([p for pair in layers for p in pair]) for layers in units]
     history = []
     for batch in batches:
-        positive, negative, losses = batch.positive, batch.negative, []
+        (positive, negative), losses = inputs(batch, classes), []
         for layers, optimizer in zip(units, optimizers, strict=True):
             for step in range(inner_steps):
                 hp, hn = forward(layers, positive, gain), forward(layers, negative, gain)

@@ -70,5 +70,5 @@ def test_in_order_is_one_after_the_other():
 
 @pytest.mark.parametrize("options", [{"degrees": -1}, {"scale": 1.0}, {"shift": -0.1}])
 def test_what_cannot_be_is_refused(options):
-    with pytest.raises(ConfigurationError, match="from 0 on"):
+    with pytest.raises(ConfigurationError, match="give 0 or more"):
         RandomAffine(**options)

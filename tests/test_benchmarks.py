@@ -130,6 +130,7 @@ def _run(name, out):
     return lambda table=name: json.loads((out / f"{table}.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
     rows = _run("memory", tmp_path)()
     for suffix in ("md", "png"):
@@ -142,6 +143,7 @@ def test_memory(tmp_path):
             assert row["growth %"] > 5
 
 
+@pytest.mark.slow
 def test_inference(tmp_path):
     read = _run("inference", tmp_path)
     assert (tmp_path / "inference.png").stat().st_size
@@ -153,6 +155,7 @@ def test_inference(tmp_path):
     assert len(read("inference_mnist")) == 2
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     read = _run("scaling", tmp_path)
     assert (tmp_path / "scaling.png").stat().st_size
@@ -163,6 +166,7 @@ def test_scaling(tmp_path):
         assert (row["activations MB"] == "") == (row["over"] == "images")
 
 
+@pytest.mark.slow
 def test_steps(tmp_path):
     rows = _run("steps", tmp_path)()
     assert (tmp_path / "steps.png").stat().st_size
@@ -171,6 +175,7 @@ def test_steps(tmp_path):
         assert row["min"] <= row["of BP (median)"] <= row["max"]
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path, tiny_mnist, monkeypatch):
     from benchmarks.__main__ import main
 
@@ -201,8 +206,7 @@ def test_the_bare_loop_trains_as_the_module_does(conv, trainer):
 
     class BareStep(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, *_):
-            positive, negative = batch.inputs.label.T
-            bare.step(batch.inputs.image.view(8, *bare.image.shape[1:]), positive, negative)
+            bare.step(batch.image.view(8, *bare.image.shape[1:]), batch.target, batch.negative_target[:, 0])
 
     trainer(max_epochs=2, callbacks=[BareStep()]).fit(module, data)
     for unit, layers in zip(module.units, bare.units, strict=True):
@@ -211,6 +215,7 @@ def test_the_bare_loop_trains_as_the_module_does(conv, trainer):
     assert module.global_step == 8
 
 
+@pytest.mark.slow
 def test_startup(tmp_path):
     rows = _run("startup", tmp_path)()
     assert len(rows) == 4

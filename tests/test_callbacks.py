@@ -16,13 +16,13 @@ from sklearn.preprocessing import StandardScaler
 
 from intff_lightning import DenseUnit, IntFFModule, WrongLabels
 from intff_lightning.callbacks import (
+    BestCheckpoint,
     GoodnessAccuracy,
     GoodnessLogger,
     LinearProbe,
     TerminalReport,
 )
-from intff_lightning.checkpoints import BestCheckpoint
-from intff_lightning.labels import NoLabel
+from intff_lightning.labels import LabelOverlay, NoLabel
 from intff_lightning.local import UnitL2
 from intff_lightning.negatives import HybridImages
 
@@ -54,8 +54,8 @@ def test_goodness_logger_on_test_data(digits, trainer):
     run.fit(module, digits(negatives=WrongLabels(3)))
     run.test(module, digits(negatives=WrongLabels(3)), verbose=False)
     with torch.no_grad():
-        positive = torch.cat([module.goodness(b.positive) for b in batches.test], dim=1)
-        negative = torch.cat([module.goodness(b.negative) for b in batches.test], dim=1)
+        positive = torch.cat([module.goodness(module.encoder.positive(b)) for b in batches.test], dim=1)
+        negative = torch.cat([module.goodness(module.encoder.negative(b)) for b in batches.test], dim=1)
     metrics = run.callback_metrics
     for k in range(2):
         assert metrics[f"test/goodness/positive/unit_{k}"] == pytest.approx(float(positive[k].mean()), rel=1e-5)
@@ -111,6 +111,8 @@ def test_callbacks_on_a_users_own_module(batches, trainer):
         def __init__(self):
             super().__init__()
             self.layer = torch.nn.Linear(20, 4)
+            self.encoder = LabelOverlay()
+            self.encoder.setup((1, 4, 5), 3)
 
         def goodness(self, x):
             return self.layer(x.flatten(1)).square().mean(1).unsqueeze(0)

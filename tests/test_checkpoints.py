@@ -14,8 +14,8 @@ from torch import nn
 
 from intff_lightning import DenseUnit, HiddenUnit, IntFFModule, LabelOverlay
 from intff_lightning.augmentations import RandomShift
-from intff_lightning.callbacks import GoodnessLogger, LinearProbe
-from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from intff_lightning.callbacks import BestCheckpoint, GoodnessLogger, LinearProbe
+from intff_lightning.checkpoints import AtomicCheckpointIO
 from intff_lightning.cli import main
 from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.errors import CheckpointError
@@ -111,12 +111,12 @@ def test_another_architecture_is_refused(digits, trainer):
 
 
 def test_a_recipe_builds_network_parts_only():
-    from intff_lightning.recipe import build
+    from intff_lightning.recipe import from_recipe
 
     with pytest.raises(CheckpointError, match="not a part of a network"):
-        build({"class_path": "subprocess.Popen", "init_args": {"args": "true"}})
+        from_recipe({"class_path": "subprocess.Popen", "init_args": {"args": "true"}})
     with pytest.raises(CheckpointError, match="cannot be imported"):
-        build({"class_path": "intff_lightning.units.NoSuchUnit", "init_args": {}})
+        from_recipe({"class_path": "intff_lightning.units.NoSuchUnit", "init_args": {}})
 
 
 class _Stop(L.Callback):

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from intff_lightning.cli import main
-from intff_lightning.messages import shorten
+from intff_lightning.cli.messages import shorten
 
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 DIGITS = str(ROOT / "configs/digits.yaml")
@@ -71,7 +71,7 @@ def test_the_probe_has_options(capsys):
     printed = capsys.readouterr().out
     assert "val/probe_accuracy" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
     assert main(["fit", "--config", DIGITS, "--probe.epochs", "0"]) == 1
-    assert "LinearProbe: epochs=0" in capsys.readouterr().err
+    assert "LinearProbe(epochs=0" in capsys.readouterr().err
     by_class = ["--model.units", "[{class_path: DenseUnit, init_args: {widths: [20], goodness: ChannelGoodness}}]"]
     assert main(["fit", "--config", DIGITS, *by_class, "--probe.epochs", "3"]) == 1
     assert "leave the options --probe.* out" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_runs_do_not_overwrite_each_other(capsys):
 def test_help_is_for_people(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert "fit --config configs/digits.yaml" in text
+    assert "intff fit --config digits" in text
     assert len(text.splitlines()) < 40
 
 

@@ -103,6 +103,7 @@ def test_only_the_seed_and_the_sample_decide(kind):
         assert torch.equal(got[1], whole[1][part])
 
 
+@pytest.mark.slow
 def test_the_papers_mixture_is_20_000_of_each_kind(real_data):
     data = MNISTDataModule(real_data, val_size=0, seed=0, corruption=PaperMixture())
     data.prepare_data()  # it may be packed

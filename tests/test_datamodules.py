@@ -40,22 +40,22 @@ def _run(data, trainer, epochs=1, test=False, **options):
 
 
 def _equal(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(x is y or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_batches_are_pairs(digits, trainer):
     record = _run(digits(negatives=WrongLabels(3), seed=5), trainer, test=True)
     encoder = LabelOverlay()
-    encoder.num_classes = 10
+    encoder.setup((1, 10, 10), 10)
     for batch in (record.train[0], record.val[0], record.test[0]):
-        assert isinstance(batch, PairedBatch)
-        assert batch.positive.shape == (64, 1, 10, 10)
-        assert batch.negative.shape == (192, 1, 10, 10)
+        assert type(batch) is PairedBatch
+        assert batch.image.shape == (64, 1, 10, 10)
+        assert batch.target.shape == (64,)
+        assert batch.negative_image is None  # the same images
         assert batch.negative_target.shape == (64, 3)
-        assert torch.equal(batch.positive, encoder(batch.image, batch.target))
-        assert torch.equal(
-            batch.negative.view(64, 3, 1, 10, 10)[:, 1], encoder(batch.image, batch.negative_target[:, 1])
-        )
+        assert torch.equal(encoder.positive(batch), encoder(batch.image, batch.target))
+        negative = encoder.negative(batch).view(64, 3, 1, 10, 10)
+        assert torch.equal(negative[:, 1], encoder(batch.image, batch.negative_target[:, 1]))
         assert float(batch.image.max()) <= 1
 
 
@@ -90,7 +90,7 @@ def test_splits_are_disjoint_complete_and_fixed(digits):
         assert torch.equal(parts[part].image, again[part].image)  # runs differ in their seed and share their split
     rows = torch.cat([parts[part].image.flatten(1) for part in parts])
     assert len(rows.unique(dim=0)) == 1797
-    assert not torch.equal(digits(split_seed=1).dataset("val").image, parts["val"].image)
+    assert not torch.equal(digits(val_seed=1).dataset("val").image, parts["val"].image)
 
 
 def test_mnist_validates_on_the_last_training_images(tiny_mnist):
@@ -256,23 +256,29 @@ def test_datasets_of_pairs(trainer):
     assert len(seen.unique()) == 40
 
 
-def test_the_modules_encoder_is_used_and_another_refused(digits, trainer):
-    module = IntFFModule([DenseUnit([5])], encoder=LabelOverlay(intensity=0.5))
-    record = _Record()
-    trainer(fast_dev_run=True, callbacks=[record]).fit(module, digits())
-    assert float(record.train[0].positive.flatten(1)[:, :10].max()) == 0.5
-    with pytest.raises(ConfigurationError, match="leave the datamodule's out"):
-        trainer(fast_dev_run=True).fit(module, digits(encoder=LabelOverlay(intensity=1.0)))
+def test_batches_know_no_encoder(digits, trainer):
+    """Two networks with encoders of their own are given the same batches, in which no label is drawn."""
+    batches = []
+    for encoder in (LabelOverlay(intensity=0.5), LabelOverlay(intensity=0.25)):
+        module, record = IntFFModule([DenseUnit([5])], encoder=encoder), _Record()
+        trainer(fast_dev_run=True, callbacks=[record]).fit(module, digits(seed=0))
+        batches += record.train
+        assert float(module.encoder.positive(record.train[0]).flatten(1)[:, :10].max()) == encoder.intensity
+    assert _equal(*batches)
+    data = digits().dataset("train").image
+    assert bool((batches[0].image.unsqueeze(1) == data.unsqueeze(0)).flatten(2).all(2).any(1).all())
+    with pytest.raises(TypeError, match="encoder"):
+        digits(encoder=LabelOverlay())
 
 
 def test_a_source_that_asks_the_model_gets_it_in_eval_mode_and_restored(digits, trainer):
     class Asks(WrongLabels):
         uses_model = True
 
-        def __call__(self, image, target, *, encoder, model, generator):
+        def __call__(self, image, target, *, num_classes, model, generator):
             assert not any(part.training for part in model.modules())
             assert not torch.is_grad_enabled()
-            return super().__call__(image, target, encoder=encoder, model=model, generator=generator)
+            return super().__call__(image, target, num_classes=num_classes, model=model, generator=generator)
 
     module = IntFFModule([DenseUnit([5])])
     modes = []
@@ -374,6 +380,7 @@ def test_images_smaller_than_the_overlay(trainer):
         _run(data, trainer)
 
 
+@pytest.mark.slow
 def test_real_mnist(real_data, trainer):
     """The real set: sizes, split, and that a minute of training is far above chance."""
     data = MNISTDataModule(real_data, negatives=WrongLabels(1), batch_size=256)

@@ -1,7 +1,6 @@
-"""The examples run, learn, and stay short; the README's Python runs as it stands."""
+"""The examples run, learn, and stay short."""
 
 import importlib.util
-import re
 
 import pytest
 from conftest import ROOT
@@ -9,6 +8,7 @@ from conftest import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_learn_and_are_short(path):
     assert len(path.read_text().splitlines()) < 60
@@ -16,10 +16,3 @@ def test_examples_learn_and_are_short(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.main(max_epochs=6) > 0.85
-
-
-def test_the_readmes_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})

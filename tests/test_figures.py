@@ -11,13 +11,14 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule, drawing
+from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, TrainingFigures
 from intff_lightning.callbacks.figures import first_layer_fields
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelPlanes, LabelToken, NoLabel
 from intff_lightning.local import ChannelGoodness, LabelCrossEntropy
 from intff_lightning.negatives import HybridImages
+from intff_lightning.reporting import plots
 
 EVALUATION = ["accuracy_by_unit", "confusion_matrix", "goodness_histograms", "input_pairs", "receptive_fields",
               "wrong_predictions"]  # fmt: skip
@@ -37,15 +38,15 @@ def _figures(units):
     """Every figure of a network of so many units."""
     positive = torch.rand(units, 300) * 2 + 1
     negative = torch.rand(units, 900) * 2
-    yield from drawing.training_curves(_history(units)).items()
-    yield "histograms", drawing.goodness_histograms("Goodness of test data", positive, negative, [1.5] * units)
+    yield from plots.training_curves(_history(units)).items()
+    yield "histograms", plots.goodness_histograms("Goodness of test data", positive, negative, [1.5] * units)
     alone = [97.94 + k / 50 for k in range(units)]
-    yield "accuracy_by_unit", drawing.accuracy_by_unit("Test accuracy 98.97 %", alone, 98.97, [0])
-    yield "confusion", drawing.confusion_matrix("Test accuracy 98.97 %", torch.randint(0, 1000, (10, 10)))
+    yield "accuracy_by_unit", plots.accuracy_by_unit("Test accuracy 98.97 %", alone, 98.97, [0])
+    yield "confusion", plots.confusion_matrix("Test accuracy 98.97 %", torch.randint(0, 1000, (10, 10)))
     image, target = torch.rand(24, 1, 28, 28), torch.randint(0, 10, (24,))
-    yield "wrong", drawing.wrong_predictions("24 of 103 test images", image, target, torch.randn(24, 10))
-    yield "pairs", drawing.input_pairs("What the network is shown", {"image": image, "positive": image}, 1)
-    yield "fields", drawing.receptive_fields("First layer: weights of 3 of 3 neurons, the largest ones", image[:3])
+    yield "wrong", plots.wrong_predictions("24 of 103 test images", image, target, torch.randn(24, 10))
+    yield "pairs", plots.input_pairs("What the network is shown", {"image": image, "positive": image}, 1)
+    yield "fields", plots.receptive_fields("First layer: weights of 3 of 3 neurons, the largest ones", image[:3])
 
 
 @pytest.mark.parametrize("units", [2, 5, 20])
@@ -77,7 +78,7 @@ def _texts(figure):
 
 
 def test_curves_hold_the_values_and_are_told_apart_in_grey():
-    figures = drawing.training_curves(_history(4))
+    figures = plots.training_curves(_history(4))
     assert sorted(figures) == ["accuracy", "goodness", "local_loss"]
     lines = figures["local_loss"].axes[0].get_lines()
     assert [line.get_label() for line in lines] == [f"unit {k}" for k in range(4)]
@@ -93,7 +94,7 @@ def test_curves_hold_the_values_and_are_told_apart_in_grey():
 
 def test_histograms_count_every_sample_and_show_the_threshold():
     positive, negative = torch.tensor([[0.5, 2.5, 3.5, 3.5]]), torch.tensor([[0.1, 0.2]])
-    axes = drawing.goodness_histograms("", positive, negative, [1.5]).axes[0]
+    axes = plots.goodness_histograms("", positive, negative, [1.5]).axes[0]
     for patch, count in zip(axes.patches, (2, 4), strict=True):
         outline = patch.get_xy()
         heights = torch.tensor(outline[1:-1:2, 1])  # of each bin's left corner
@@ -102,12 +103,12 @@ def test_histograms_count_every_sample_and_show_the_threshold():
         assert patch.get_hatch() == ("////" if count == 2 else "")
     assert [line.get_xdata()[0] for line in axes.get_lines()] == [1.5]
     assert axes.get_xlim()[1] > 3.4
-    without = drawing.goodness_histograms("", positive, negative, [None]).axes[0]
+    without = plots.goodness_histograms("", positive, negative, [None]).axes[0]
     assert not without.get_lines()
 
 
 def test_units_that_do_not_vote_are_hatched():
-    axes = drawing.accuracy_by_unit("", [90.0, 95.0, 96.5], 97.25, [1, 2]).axes[0]
+    axes = plots.accuracy_by_unit("", [90.0, 95.0, 96.5], 97.25, [1, 2]).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [90.0, 95.0, 96.5, 97.25]
     assert [bar.get_hatch() for bar in axes.patches] == ["//", None, None, None]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2", "vote"]
@@ -145,8 +146,8 @@ def test_wrong_predictions_are_the_surest_mistakes(digits, trainer, monkeypatch)
         seen.update(title=title, image=image, target=target, scores=scores, what=what)
         return original(title, image, target, scores, what)
 
-    original = drawing.wrong_predictions
-    monkeypatch.setattr(drawing, "wrong_predictions", keep)
+    original = plots.wrong_predictions
+    monkeypatch.setattr(plots, "wrong_predictions", keep)
     module, data = IntFFModule([DenseUnit([20])]), digits()
     _run(module, data, trainer)
     test = data.dataset("test")
@@ -215,5 +216,5 @@ def test_receptive_fields_are_the_pixels_weights(digits, trainer):
     assert torch.equal(fields[3].flatten(), weight[3, :100])
     conv = IntFFModule([ConvUnit([6])], input_shape=[3, 8, 8], num_classes=4)
     assert first_layer_fields(conv).shape == (6, 3, 3, 3)
-    picture = drawing.receptive_fields("", torch.tensor([[[[0.0, 2.0], [-2.0, 1.0]]]])).axes[0].get_images()[0]
+    picture = plots.receptive_fields("", torch.tensor([[[[0.0, 2.0], [-2.0, 1.0]]]])).axes[0].get_images()[0]
     assert picture.get_array().squeeze().tolist() == [[0.5, 1.0], [0.0, 0.75]]

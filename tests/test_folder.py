@@ -72,7 +72,7 @@ def test_training(files, trainer, workers):
 def test_without_val_and_test(own):
     shutil.rmtree(own / "val")
     shutil.rmtree(own / "test")
-    data = [ImageFolderDataModule(str(own), 8, val_size=50, split_seed=seed) for seed in (0, 0, 1)]
+    data = [ImageFolderDataModule(str(own), 8, val_size=50, val_seed=seed) for seed in (0, 0, 1)]
     assert [len(data[0].dataset(part)) for part in ("train", "val")] == [350, 50]
     assert data[0].dataset("test") is None
     assert data[0].num_classes == 4

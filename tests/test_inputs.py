@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intff_lightning import LabelOverlay, ShuffledLabels, WrongLabels
+from intff_lightning import LabelOverlay, PairedBatch, ShuffledLabels, WrongLabels
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
@@ -13,7 +13,7 @@ from intff_lightning.errors import ConfigurationError
 
 def _encoder(classes=10, **options):
     encoder = LabelOverlay(**options)
-    encoder.num_classes = classes
+    encoder.setup((1, 5, 5), classes)
     return encoder
 
 
@@ -36,8 +36,8 @@ def test_overlay_of_rgb_takes_the_first_pixels_of_the_first_channel():
 
 def test_overlay_refuses_small_images():
     with pytest.raises(ConfigurationError, match="9 pixels"):
-        LabelOverlay().check((1, 3, 3), 10)
-    LabelOverlay().check((1, 3, 4), 10)
+        LabelOverlay().setup((1, 3, 3), 10)
+    LabelOverlay().setup((1, 3, 4), 10)
 
 
 @given(st.integers(2, 12), st.data())
@@ -47,9 +47,10 @@ def test_wrong_labels_are_wrong_and_distinct(classes, data):
     target = torch.arange(30) % classes
     image = torch.rand(30, 1, 5, 5)
     encoder = _encoder(classes)
-    negative, label = WrongLabels(k)(
-        image, target, encoder=encoder, model=None, generator=Draws(seed, 0, torch.arange(30))
-    )
+    draws = Draws(seed, 0, torch.arange(30))
+    images, label = WrongLabels(k)(image, target, num_classes=classes, model=None, generator=draws)
+    assert images is None  # the same ones
+    negative = encoder.negative(PairedBatch(image, target, None, label))
     assert label.shape == (30, k)
     assert bool((label != target[:, None]).all())
     assert bool(((label >= 0) & (label < classes)).all())
@@ -61,7 +62,7 @@ def test_wrong_labels_are_wrong_and_distinct(classes, data):
 def test_wrong_labels_are_uniform_over_the_wrong_ones():
     target = torch.full((18000,), 4)
     draws = Draws(0, 0, torch.arange(18000))
-    _, label = WrongLabels(2)(torch.rand(18000, 1, 4, 4), target, encoder=_encoder(), model=None, generator=draws)
+    _, label = WrongLabels(2)(torch.rand(18000, 1, 4, 4), target, num_classes=10, model=None, generator=draws)
     counts = label.flatten().bincount(minlength=10)
     assert counts[4] == 0
     expected = 4000.0
@@ -78,17 +79,17 @@ def test_wrong_labels_refuses_no_negatives(k):
 def test_wrong_labels_refuses_more_than_there_are():
     draws = Draws(0, 0, torch.arange(2))
     with pytest.raises(ConfigurationError, match="only 2 are wrong"):
-        WrongLabels(3)(torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), encoder=_encoder(3), model=None, generator=draws)
+        WrongLabels(3)(torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), num_classes=3, model=None, generator=draws)
 
 
 def test_shuffled_labels_collide_as_documented():
     target = torch.randint(10, (20000,), generator=torch.Generator().manual_seed(0))
     draws = Draws(0, 0, torch.arange(20000))
-    negative, label = ShuffledLabels()(
-        torch.rand(20000, 1, 4, 4), target, encoder=_encoder(), model=None, generator=draws
-    )
+    image = torch.rand(20000, 1, 4, 4)
+    _, label = ShuffledLabels()(image, target, num_classes=10, model=None, generator=draws)
     assert torch.equal(label.flatten().bincount(), target.bincount())  # a shuffle keeps every label's count
     assert 0.09 < float((label.flatten() == target).float().mean()) < 0.11
+    negative = _encoder().negative(PairedBatch(image, target, None, label))
     assert torch.equal(negative.flatten(1)[:, :10].argmax(1), label.flatten())
 
 

@@ -19,7 +19,7 @@ from intff_lightning.labels import (
     LabelToken,
     NoLabel,
 )
-from intff_lightning.recipe import build, recipe
+from intff_lightning.recipe import from_recipe, to_recipe
 
 MAKERS = [
     lambda: LabelOverlay(0.7),
@@ -34,8 +34,7 @@ every_encoder = pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 
 
 def _ready(encoder, shape, classes):
-    encoder.num_classes = classes
-    encoder.check(shape, classes)
+    encoder.setup(shape, classes)
     return encoder
 
 
@@ -93,9 +92,9 @@ def test_an_image_is_encoded_alike_in_any_batch(make):
 @every_encoder
 def test_recipes_rebuild_the_encoder(make):
     encoder = _ready(make(), (1, 8, 8), 10)
-    again = build(recipe(encoder))
+    again = from_recipe(to_recipe(encoder))
     assert type(again) is type(encoder)
-    assert recipe(again) == recipe(encoder)
+    assert to_recipe(again) == to_recipe(encoder)
     assert repr(again) == repr(encoder)
     _ready(again, (1, 8, 8), 10).load_state_dict(encoder.state_dict())
     image, label = _images((1, 8, 8)), torch.arange(5)
@@ -112,7 +111,7 @@ def test_gradients_reach_the_image(make):
 
 
 @every_encoder
-def test_no_global_draws_after_the_check(make):
+def test_no_global_draws_after_the_setup(make):
     encoder = _ready(make(), (1, 8, 8), 10)
     state = torch.get_rng_state()
     encoder(_images((1, 8, 8)), torch.arange(5))
@@ -141,7 +140,7 @@ def test_planes_by_hand():
 @pytest.mark.parametrize("shape", [(28, 28), (784,), (1, 3, 8, 8)])
 def test_images_without_channels_are_refused(encoder, shape):
     with pytest.raises(ConfigurationError, match=r"needs images \(C, H, W\)"):
-        encoder.check(shape, 10)
+        encoder.setup(shape, 10)
 
 
 # -------------------------------------------------------------------- Fourier patterns
@@ -199,8 +198,7 @@ def test_patterns_are_sums_of_three_waves():
 @given(st.integers(2, 20), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**40), st.integers(1, 3))
 def test_patterns_depend_on_seed_class_and_shape_alone(classes, height, width, seed, channels):
     few = _ready(FourierPattern(seed=seed), (channels, height, width), classes)
-    many = FourierPattern(seed=seed)
-    many.num_classes = classes + 5  # no check: they are made when first needed
+    many = _ready(FourierPattern(seed=seed), (channels, height, width), classes + 5)
     label = torch.arange(classes)
     image = torch.zeros(classes, channels, height, width)
     torch.manual_seed(seed)
@@ -228,20 +226,19 @@ def test_patterns_survive_other_dtypes_and_are_not_saved():
 
 
 def test_patterns_made_in_inference_mode_can_be_trained_with():
-    encoder = FourierPattern()
-    encoder.num_classes = 10
     image, label = _images((1, 8, 8)), torch.arange(5)
     with torch.inference_mode():
+        encoder = _ready(FourierPattern(), (1, 8, 8), 10)
         encoder(image, label)
     weight = torch.ones(1, requires_grad=True)
     (encoder(image, label) * weight).sum().backward()
     assert torch.equal(weight.grad, encoder(image, label).sum().view(1))
-    assert not encoder.patterns.is_inference()
+    assert not encoder.patterns(image).is_inference()
 
 
 def test_patterns_need_rows():
     with pytest.raises(ConfigurationError, match="no rows"):
-        FourierPattern().check((784,), 10)
+        FourierPattern().setup((784,), 10)
     flat = _ready(FourierPattern(), (6, 7), 4)  # images without channels have rows
     assert flat(torch.zeros(2, 6, 7), torch.tensor([0, 3])).shape == (2, 6, 7)
 
@@ -276,12 +273,12 @@ def test_token_of_rows():
 
 def test_token_refusals():
     with pytest.raises(ConfigurationError, match="do not tile an image of 28x30"):
-        LabelToken(4).check((1, 28, 30), 10)
+        LabelToken(4).setup((1, 28, 30), 10)
     with pytest.raises(ConfigurationError, match="do not tile an image of 30x28"):
-        LabelToken(4).check((1, 30, 28), 10)
+        LabelToken(4).setup((1, 30, 28), 10)
     with pytest.raises(ConfigurationError, match="1x2x2 = 4 features cannot hold one of 10 classes"):
-        LabelToken(2).check((1, 28, 28), 10)
-    LabelToken(2).check((3, 28, 28), 10)
+        LabelToken(2).setup((1, 28, 28), 10)
+    LabelToken(2).setup((3, 28, 28), 10)
     for patch in (0, [4], [1, 2, 3], [4, 0]):
         with pytest.raises(ConfigurationError, match="1 pixel or more"):
             LabelToken(patch)
@@ -304,7 +301,7 @@ def test_embedding_is_added_and_learns():
     for i, c in enumerate(label.tolist()):
         expected[c] += factor[i]
     assert torch.allclose(weight.grad, expected)
-    encoder.check((3, 5, 4), 6)
+    encoder.setup((3, 5, 4), 6)
     assert encoder.weight is weight  # and what it learned
 
 
@@ -335,7 +332,7 @@ def test_embedding_is_loaded_with_its_module():
 def test_embedding_refusals():
     with pytest.raises(ConfigurationError, match="scale above 0"):
         LabelEmbedding(0)
-    with pytest.raises(ConfigurationError, match=r"encoder\.check"):
+    with pytest.raises(ConfigurationError, match=r"encoder\.setup"):
         LabelEmbedding()(torch.rand(1, 1, 4, 4), torch.tensor([0]))
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import reference
 import torch
 from reference import local_loss, weights_of
 
@@ -18,7 +19,7 @@ def _pair_goodness(unit, positive, negative):
 def test_a_units_loss_moves_that_unit_alone(k, network, batches):
     module = network([7, 6], [5], [4, 3]).double()
     (batch,) = batches(dtype=torch.float64)
-    positive, negative = batch.positive, batch.negative
+    positive, negative = module.encoder.positive(batch), module.encoder.negative(batch)
     for index, unit in enumerate(module.units):
         hp, hn, loss = _pair_goodness(unit, positive, negative)
         if index == k:
@@ -48,7 +49,7 @@ def test_summed_losses_with_stop_gradient_give_the_same_gradients(update, networ
     weights = weights_of(module)
     trainer().fit(module, data)
 
-    total, inputs = 0.0, (batch.positive.flatten(1), batch.negative.flatten(1))
+    total, inputs = 0.0, [x.flatten(1) for x in reference.inputs(batch, 3)]
     for layers in weights:
         hidden = []
         for x in inputs:
@@ -71,7 +72,7 @@ def test_one_layer_units_are_forward_forward(network, batches, trainer):
     (batch,) = data = batches(dtype=torch.float64)
     weights = weights_of(module)
     trainer().fit(module, data)
-    inputs = (batch.positive.flatten(1), batch.negative.flatten(1))
+    inputs = [x.flatten(1) for x in reference.inputs(batch, 3)]
     for unit, [(weight, bias)] in zip(module.units, weights, strict=True):
         gradient_w, gradient_b, outputs = 0.0, 0.0, []
         for x, sign in zip(inputs, (-1, 1), strict=True):

@@ -12,6 +12,7 @@ from intff_lightning import DenseUnit, HiddenUnit, IntFFModule
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError, DataError, DivergenceError
 from intff_lightning.local import RMS, MeanSquares, NoNormalization, SoftplusLoss, UnitL2
+from intff_lightning.network import StepOutput
 from intff_lightning.optim import CosineDecay
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -41,13 +42,15 @@ def test_training_step_reports_what_was_before_the_step(network, batches, traine
     module = network([7], [5, 4], optimizer=SGD)
     (batch,) = data = batches(k=2)
     with torch.no_grad():
-        positive, negative = module.goodness(batch.positive), module.goodness(batch.negative).view(2, 8, 2)
+        positive = module.goodness(module.encoder.positive(batch))
+        negative = module.goodness(module.encoder.negative(batch)).view(2, 8, 2)
     trainer(callbacks=[keep]).fit(module, data)
-    torch.testing.assert_close(keep.outputs["positive_goodness"], positive)
-    torch.testing.assert_close(keep.outputs["negative_goodness"], negative)
+    assert type(keep.outputs) is StepOutput
+    torch.testing.assert_close(keep.outputs.positive_goodness, positive)
+    torch.testing.assert_close(keep.outputs.negative_goodness, negative)
     expected = torch.stack([SoftplusLoss()(p, n, batch.target, None) for p, n in zip(positive, negative, strict=True)])
-    torch.testing.assert_close(keep.outputs["unit_loss"], expected)
-    torch.testing.assert_close(keep.outputs["loss"], expected.sum())
+    torch.testing.assert_close(keep.outputs.unit_loss, expected)
+    torch.testing.assert_close(keep.outputs.loss, expected.sum())
     assert not any(value.requires_grad for value in keep.outputs.values())
 
 
@@ -175,8 +178,8 @@ def test_embed_by_hand(network):
     module = network([7, 6], [5])
 
     def outputs(x, hidden):
-        first = module.units[0].layers(x)
-        second = module.units[1].layers(first[-1])
+        first = module.units[0].activations(x)
+        second = module.units[1].activations(first[-1])
         return torch.cat([*first, *second] if hidden else [first[-1], second[-1]], dim=1)
 
     for hidden, width in ((False, 11), (True, 18)):
@@ -254,7 +257,7 @@ def test_batches_that_are_no_pairs(network, trainer):
 
 
 def test_a_datamodule_that_tells_no_shape(batches, trainer):
-    with pytest.raises(ConfigurationError, match="nothing tells input_shape: wrap your data"):
+    with pytest.raises(ConfigurationError, match="input_shape is unknown: wrap your data"):
         trainer().fit(IntFFModule([DenseUnit([4])]), batches())
 
 

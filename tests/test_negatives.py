@@ -19,19 +19,14 @@ from intff_lightning.negatives import (
     RelabellingSource,
     Rotated,
 )
-from intff_lightning.recipe import build, recipe
+from intff_lightning.pairs import PairedBatch
+from intff_lightning.recipe import from_recipe, to_recipe
 
 SOURCES = [HardLabels(2, 0.5), HybridImages(2, blurs=4), Rotated([90, 180]), Perturbed(0.2), GaussianNoise(0.4, 0.3)]
 ids = [type(source).__name__ for source in SOURCES]
 every_source = pytest.mark.parametrize("source", SOURCES, ids=ids)
 of_one_sample = pytest.mark.parametrize("source", [s for s in SOURCES if not isinstance(s, HybridImages)])
 image_sources = pytest.mark.parametrize("source", SOURCES[1:], ids=ids[1:])
-
-
-def _encoder(kind=LabelOverlay, classes=10, **options):
-    encoder = kind(**options)
-    encoder.num_classes = classes
-    return encoder
 
 
 class _Model(torch.nn.Module):
@@ -53,19 +48,21 @@ def _data(size=12, shape=(1, 8, 8), classes=10, dtype=torch.float32):
     return image, torch.randint(classes, (size,), generator=generator)
 
 
-def _call(source, image, target, encoder=None, seed=0, epoch=0, index=None, classes=10):
-    encoder = encoder or _encoder(classes=classes)
-    index = torch.arange(len(image)) if index is None else index
-    draws = Draws(seed, epoch, index)
-    return source(image, target, encoder=encoder, model=_Model(encoder.num_classes), generator=draws)
+def _call(source, image, target, encoder=LabelOverlay, seed=0, epoch=0, index=None, classes=10):
+    """The network's negative inputs (B * k, *), and the labels that the source chose."""
+    draws = Draws(seed, epoch, torch.arange(len(image)) if index is None else index)
+    images, label = source(image, target, num_classes=classes, model=_Model(classes), generator=draws)
+    made = encoder()
+    made.setup(tuple(image.shape[1:]), classes)
+    return made.negative(PairedBatch(image, target, images, label)), label
 
 
 def _labels(source, target, model, draws=Draws, seed=0):
     """Labels for samples of noise; a list in place of a model is the scores of them all."""
-    encoder = _encoder(classes=len(model) if isinstance(model, list) else 10)
+    classes = len(model) if isinstance(model, list) else 10
     asked = (lambda image: torch.tensor(model).expand(len(image), -1)) if isinstance(model, list) else model
     image, generator = _data(len(target))[0], draws(seed, 0, torch.arange(len(target)))
-    return source.labels(image, target, encoder=encoder, model=asked, generator=generator)
+    return source.labels(image, target, num_classes=classes, model=asked, generator=generator)
 
 
 @every_source
@@ -86,6 +83,27 @@ def test_shapes_and_dtype(source, shape, classes, dtype):
         assert shown is None
     assert torch.equal(image, before[0])
     assert torch.equal(target, before[1])
+
+
+@every_source
+def test_negatives_are_k_for_each_sample(source):
+    """Images (B, k, *), labels (B, k), or None for what the source leaves as it is."""
+    image, target = _data(classes=5)
+    k = getattr(source, "k", 1)
+    draws = Draws(0, 0, torch.arange(12))
+    images, label = source(image, target, num_classes=5, model=_Model(5), generator=draws)
+    relabels = isinstance(source, RelabellingSource)
+    assert (images is None, label is None) == (relabels, not relabels)
+    assert (label if relabels else images).shape == ((12, k) if relabels else (12, k, 1, 8, 8))
+    negative, shown = PairedBatch(image, target, images, label).negative
+    assert negative.shape == (12, k, 1, 8, 8)
+    assert (shown is None) == (not relabels)
+    inputs, _ = _call(source, image, target, classes=5)
+    encoder = LabelOverlay()
+    encoder.setup((1, 8, 8), 5)
+    for j in range(k):  # sample by sample: the k inputs of one sample stand side by side
+        expected = encoder(negative[:, j], target if shown is None else shown[:, j])
+        assert torch.equal(inputs.view(12, k, 1, 8, 8)[:, j], expected)
 
 
 @every_source
@@ -112,20 +130,20 @@ def test_draws_do_not_depend_on_the_batch(source):
 
 @every_source
 def test_recipes_rebuild_the_source(source):
-    again = build(recipe(source))
+    again = from_recipe(to_recipe(source))
     assert type(again) is type(source)
-    assert recipe(again) == recipe(source)
+    assert to_recipe(again) == to_recipe(source)
     image, target = _data()
     assert torch.equal(_call(again, image, target)[0], _call(source, image, target)[0])
-    assert build(recipe(type(source)())).__dict__.keys() == source.__dict__.keys()  # and with the defaults
+    assert from_recipe(to_recipe(type(source)())).__dict__.keys() == source.__dict__.keys()  # and with the defaults
 
 
 @image_sources
 def test_the_true_label_is_shown_where_any_is(source):
     image, target = _data()
     k = getattr(source, "k", 1)
-    planes, _ = _call(source, image, target, _encoder(LabelPlanes))
-    plain, _ = _call(source, image, target, _encoder(NoLabel))
+    planes, _ = _call(source, image, target, LabelPlanes)
+    plain, _ = _call(source, image, target, NoLabel)
     assert torch.equal(planes[:, :1], plain)
     assert torch.equal(planes[:, 1:].mean((2, 3)).argmax(1), target.repeat_interleave(k))
     empty, _ = _call(source, image[:0], target[:0])
@@ -214,7 +232,7 @@ def test_hard_labels_refusals():
     image, target = _data(classes=3)
     with pytest.raises(ConfigurationError, match=r"HardLabels\(k=3\): of 3 classes only 2 are wrong"):
         _call(HardLabels(3), image, target, classes=3)
-    with pytest.raises(ConfigurationError, match="asks the network"):
+    with pytest.raises(ConfigurationError, match="needs the scores of a network"):
         _labels(HardLabels(), target, None)
 
 
@@ -287,7 +305,7 @@ def test_hybrids_hold_the_pixels_of_two_images(shape, k):
     size = 16
     image = torch.arange(size).view(-1, *[1] * len(shape)).expand(size, *shape) / size + 1e-3 * torch.rand(shape)
     target = torch.zeros(size, dtype=torch.int64)
-    negative, _ = _call(HybridImages(k), image, target, _encoder(NoLabel))
+    negative, _ = _call(HybridImages(k), image, target, NoLabel)
     masks = HybridImages(k).masks(image, Draws(0, 0, torch.arange(size)))
     partners = torch.empty(size, k, dtype=torch.int64)
     for i in range(size):
@@ -306,9 +324,9 @@ def test_hybrids_hold_the_pixels_of_two_images(shape, k):
 
 def test_hybrids_in_small_batches():
     image, target = _data(2)
-    pair, _ = _call(HybridImages(5), image, target, _encoder(NoLabel))
+    pair, _ = _call(HybridImages(5), image, target, NoLabel)
     assert bool((pair.view(2, 5, -1) != image.view(2, 1, -1)).any(2).all())  # more hybrids than partners
-    alone, _ = _call(HybridImages(2), image[:1], target[:1], _encoder(NoLabel))
+    alone, _ = _call(HybridImages(2), image[:1], target[:1], NoLabel)
     assert torch.equal(alone, image[:1].repeat(2, 1, 1, 1))  # as documented
 
 
@@ -322,7 +340,7 @@ def test_hybrid_refusals():
 
 def test_rotations_are_exact_and_uniform():
     image, target = _data(3000, (2, 5, 5))
-    negative, _ = _call(Rotated(), image, target, _encoder(NoLabel))
+    negative, _ = _call(Rotated(), image, target, NoLabel)
     turns = [torch.from_numpy(np.rot90(image.numpy(), t, axes=(2, 3)).copy()) for t in (1, 2, 3)]
     matches = torch.stack([(negative == turned).flatten(1).all(1) for turned in turns])
     assert bool((matches.sum(0) == 1).all())
@@ -332,9 +350,9 @@ def test_rotations_are_exact_and_uniform():
 
 def test_rotation_by_one_angle():
     image, target = _data(4, (3, 4, 7))
-    half, _ = _call(Rotated([180]), image, target, _encoder(NoLabel))
+    half, _ = _call(Rotated([180]), image, target, NoLabel)
     assert torch.equal(half, image.flip(2, 3))
-    square, _ = _call(Rotated([-90]), *_data(4), _encoder(NoLabel))
+    square, _ = _call(Rotated([-90]), *_data(4), NoLabel)
     assert torch.equal(square, _data(4)[0].transpose(2, 3).flip(3))  # clockwise
 
 
@@ -356,8 +374,8 @@ def _clamped_normal(mean, std):
 
 def test_gaussian_noise_has_the_statistics_and_nothing_of_the_image():
     image, target = _data(4000)
-    noise, _ = _call(GaussianNoise(0.3, 0.4), image, target, _encoder(NoLabel))
-    other, _ = _call(GaussianNoise(0.3, 0.4), torch.zeros_like(image), target, _encoder(NoLabel))
+    noise, _ = _call(GaussianNoise(0.3, 0.4), image, target, NoLabel)
+    other, _ = _call(GaussianNoise(0.3, 0.4), torch.zeros_like(image), target, NoLabel)
     assert torch.equal(noise, other)
     mean, square = _clamped_normal(0.3, 0.4)
     assert float(noise.double().mean()) == pytest.approx(mean, abs=0.004)
@@ -368,7 +386,7 @@ def test_gaussian_noise_has_the_statistics_and_nothing_of_the_image():
 @pytest.mark.parametrize(("level", "std"), [(0.5, 0.05), (0.0, 0.5), (1.0, 0.2)])
 def test_perturbed_images_are_around_the_image(level, std):
     image, target = torch.full((3000, 1, 8, 8), level), torch.zeros(3000, dtype=torch.int64)
-    noisy, _ = _call(Perturbed(std), image, target, _encoder(NoLabel))
+    noisy, _ = _call(Perturbed(std), image, target, NoLabel)
     mean, square = _clamped_normal(level, std)
     assert float(noisy.double().mean()) == pytest.approx(mean, abs=0.004)
     assert float(noisy.double().square().mean()) == pytest.approx(square, abs=0.004)
@@ -391,7 +409,8 @@ def test_real_digits_are_spoiled_in_a_fit(source, digits, trainer, network):
     def watch(batch, batch_idx):
         k = getattr(source, "k", 1)
         assert batch.negative_target is None
-        seen.append((batch.negative != batch.positive.repeat_interleave(k, 0)).flatten(1).any(1).float().mean())
+        positive, negative = module.encoder.positive(batch), module.encoder.negative(batch)
+        seen.append((negative != positive.repeat_interleave(k, 0)).flatten(1).any(1).float().mean())
         return step(batch, batch_idx)
 
     module.training_step = watch

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and what it computes is what its text says."""
+"""The notebook runs from top to bottom, and computes what its text says."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebook")]  # it is run once
 NOTEBOOK = ROOT / "examples/tutorial.ipynb"
 
 FACTS = """
@@ -20,21 +21,21 @@ print(json.dumps({
     "history": history,
     "class": [int(goodness.sum(0)[0].argmax()), int(test.target[0])],
     "shown": [pairs.target.tolist(), pairs.negative_target.flatten().tolist()],
-    "pixels": pairs.positive[:, 0, 0].argmax(1).tolist(),
+    "pixels": rows["positive"][:, 0, 0].argmax(1).tolist(),
 }))
 """
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The notebook, run in a folder of its own by this interpreter, and facts of the variables that it left."""
+    """The notebook, run in a folder of its own by this interpreter, and facts about its variables."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(FACTS))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-            patch.setenv(name, str(folder / name.lower()))  # whatever the user has set up plays no part
+            patch.setenv(name, str(folder / name.lower()))  # ignore what the user has set up
         for name in ("MPLBACKEND", "JUPYTER_PATH"):
             patch.delenv(name, raising=False)
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
@@ -76,8 +77,8 @@ def test_it_draws_three_figures_and_says_nothing_on_stderr(run):
     assert [output.text for output in _outputs(run[0], "stream") if output.name == "stderr"] == []
 
 
-def test_it_is_kept_without_outputs_and_without_traces_of_a_machine():
-    """Outputs would age unseen, and make every change of the notebook a change of its pictures."""
+def test_it_is_stored_without_outputs_and_without_traces_of_a_machine():
+    """Outputs would become outdated unseen, and every change would also change pictures."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata == {

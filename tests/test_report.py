@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from intff_lightning import IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.cli import main as fit
-from intff_lightning.report import main, read_metrics
+from intff_lightning.reporting.report import main, read_metrics
 
 DIGITS = ["fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "2"]
 
@@ -129,7 +129,7 @@ def test_other_networks(config, tiny_mnist, capsys):
     options = ["--config", str(ROOT / f"configs/{config}.yaml"), "--data.data_dir", str(tiny_mnist)]
     small = ["--trainer.max_epochs", "1", "--data.val_size", "100", "--test_after_fit", "false"]
     assert fit(["fit", *options, *small]) == 0
-    assert main(["lightning_logs", "--split", "val"]) == 0
+    assert main(["lightning_logs", "--stage", "val"]) == 0
     assert capsys.readouterr().err == ""
     _, pictures = _page(Path("lightning_logs/version_0"))
     assert "Goodness of each unit" in pictures

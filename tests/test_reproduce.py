@@ -1,4 +1,4 @@
-"""The command that rebuilds the paper's tables and figures, on a few images; its recipes; its claims in float64."""
+"""The command that rebuilds the paper's tables and figures, on a few images; its procedures; its claims in float64."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from intff_lightning.optim import KerasAdam
 from intff_lightning.reproduce import figures, runs
 from intff_lightning.reproduce.command import main
 from intff_lightning.reproduce.equivalence import equivalence
-from intff_lightning.reproduce.recipes import make_recipe
+from intff_lightning.reproduce.procedures import make_procedure
 from intff_lightning.reproduce.rows import CONVOLUTION, Row, rows_of
 
 KEYS = {
     "table",
     "algorithm",
     "network",
-    "recipe",
+    "procedure",
     "paper_accuracy",
     "accuracy_mean",
     "accuracy_std",
@@ -45,14 +45,14 @@ def data(tiny_mnist):
 @pytest.fixture(autouse=True)
 def _small_split(monkeypatch):
     """The embedded images are too few to keep 5,000 for validation."""
-    make = runs.make_recipe
+    make = runs.make_procedure
 
-    def smaller(row, recipe, *rest):
-        made = make(row, recipe, *rest)
+    def smaller(row, procedure, *rest):
+        made = make(row, procedure, *rest)
         made.data.val_size = min(made.data.val_size, 100)
         return made
 
-    monkeypatch.setattr(runs, "make_recipe", smaller)
+    monkeypatch.setattr(runs, "make_procedure", smaller)
 
 
 def test_what_the_paper_reports():
@@ -67,12 +67,12 @@ def test_what_the_paper_reports():
 
 
 @pytest.mark.parametrize(
-    ("row", "recipe"),
-    [(row, recipe) for row in [*rows_of("table1"), *rows_of("table2")] for recipe in row.recipes],
+    ("row", "procedure"),
+    [(row, procedure) for row in [*rows_of("table1"), *rows_of("table2")] for procedure in row.procedures],
     ids=lambda value: f"{value.algorithm}{value.network}" if isinstance(value, Row) else value,
 )
-def test_the_networks_have_the_papers_sizes(row, recipe, tiny_mnist):
-    module = make_recipe(row, recipe, 0, str(tiny_mnist), quick=True).module
+def test_the_networks_have_the_papers_sizes(row, procedure, tiny_mnist):
+    module = make_procedure(row, procedure, 0, str(tiny_mnist), quick=True).module
     module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
     module.configure_model()
     widths = [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)]
@@ -86,7 +86,7 @@ def test_the_networks_have_the_papers_sizes(row, recipe, tiny_mnist):
 
 def test_the_authors_procedure(tiny_mnist):
     small = next(row for row in rows_of("table1") if row.network == "(784,(100,50),(30,10))")
-    made = make_recipe(small, "author", 0, str(tiny_mnist))
+    made = make_procedure(small, "author", 0, str(tiny_mnist))
     assert (made.epochs, made.module.inner_steps, made.module.handover, made.passes) == (100, 50, "after", 5000)
     assert made.data.val_size == 0
     assert made.data.batch_size >= 80_000
@@ -99,7 +99,7 @@ def test_the_authors_procedure(tiny_mnist):
         if isinstance(layer, nn.Linear):
             assert layer.weight.abs().max() <= (6 / sum(layer.weight.shape)) ** 0.5  # Glorot's bound
             assert not layer.bias.any()
-    epochs = [make_recipe(row, "author", 0, str(tiny_mnist)).epochs for row in rows_of("table2")]
+    epochs = [make_procedure(row, "author", 0, str(tiny_mnist)).epochs for row in rows_of("table2")]
     assert epochs == [25, 15, 500, 25]
 
 
@@ -128,20 +128,20 @@ def test_table_files_and_a_second_call_that_trains_nothing(data, capsys):
 
 def test_rows_of_other_calls_are_kept(data):
     assert main(["table2", "--rows", "1", "3", "--seeds", "1", *data]) == 0
-    assert main(["table2", "--rows", "1", "--recipe", "author", "--seeds", "1", *data]) == 0
-    kept = [(row["algorithm"], row["recipe"]) for row in _rows("out/table2.json")]
+    assert main(["table2", "--rows", "1", "--procedure", "author", "--seeds", "1", *data]) == 0
+    kept = [(row["algorithm"], row["procedure"]) for row in _rows("out/table2.json")]
     assert kept == [("intff", "tuned"), ("intff", "author"), ("bp", "tuned")]
 
 
-def test_channels_are_a_recipe_of_intff_and_ff(data, capsys):
-    made = {row.algorithm: make_recipe(row, "channels", 0, data[1]).module for row in rows_of("table2")[:2]}
+def test_channels_are_a_procedure_of_intff_and_ff(data, capsys):
+    made = {row.algorithm: make_procedure(row, "channels", 0, data[1]).module for row in rows_of("table2")[:2]}
     assert all(module.by_class and not module.encoder.shows_label for module in made.values())
     assert main(["table2", "--rows", "1", "--seeds", "1", *data]) == 0
-    assert main(["table2", "--rows", "1", "2", "3", "--recipe", "channels", "--seeds", "1", *data]) == 0
-    kept = [(row["algorithm"], row["recipe"]) for row in _rows("out/table2.json")]
+    assert main(["table2", "--rows", "1", "2", "3", "--procedure", "channels", "--seeds", "1", *data]) == 0
+    kept = [(row["algorithm"], row["procedure"]) for row in _rows("out/table2.json")]
     assert kept == [("intff", "tuned"), ("intff", "channels"), ("ff", "channels")]  # BP needs no label in the image
-    assert main(["table2", "--rows", "3", "--recipe", "channels", *data]) == 1
-    assert "--recipe channels: none of these rows has it" in capsys.readouterr().err
+    assert main(["table2", "--rows", "3", "--procedure", "channels", *data]) == 1
+    assert "--procedure channels: these rows lack it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("table", "row"), [("table2", "1"), ("table1", "7")], ids=["intff", "convolution"])
@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(table, row, d
 
     monkeypatch.setattr(runs, "_History", Interrupted)
     assert main([*arguments, "--out", "cut"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command continues from here" in capsys.readouterr().err
     assert main([*arguments, "--out", "cut"]) == 0
     assert epochs == [0, 1, 1]  # not from the beginning
     (whole,), (cut,) = (_rows(f"{name}/{table}.json") for name in ("whole", "cut"))
@@ -169,7 +169,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(table, row, d
     assert [epoch["val/loss"] for epoch in histories[0]] == [epoch["val/loss"] for epoch in histories[1]]
 
 
-def test_a_changed_recipe_is_trained_anew(data, monkeypatch):
+def test_a_changed_procedure_is_trained_anew(data, monkeypatch):
     arguments = ["table2", "--rows", "3", "--seeds", "1", *data]
     assert main(arguments) == 0
     (done,) = Path("out/runs").rglob("result.json")
@@ -181,15 +181,15 @@ def test_a_changed_recipe_is_trained_anew(data, monkeypatch):
 
 def test_several_at_a_time(data):
     # other processes do not know of the smaller split: the author's runs have none
-    assert main(["table2", "--rows", "2", "3", "--recipe", "author", "--seeds", "1", "--jobs", "2", *data]) == 0
+    assert main(["table2", "--rows", "2", "3", "--procedure", "author", "--seeds", "1", "--jobs", "2", *data]) == 0
     assert {row["algorithm"] for row in _rows("out/table2.json")} == {"ff", "bp"}
 
 
 @pytest.mark.parametrize("table", ["table1", "table2"])
-def test_the_shipped_configs_are_the_recipes(table):
-    assert main([table, "--recipe", "all", "--configs", "written"]) == 0
+def test_the_shipped_configs_are_the_procedures(table):
+    assert main([table, "--procedure", "all", "--configs", "written"]) == 0
     written = list(Path("written").iterdir())
-    assert len(written) == sum(len(row.recipes) for row in rows_of(table))
+    assert len(written) == sum(len(row.procedures) for row in rows_of(table))
     assert {path.name for path in written} == {path.name for path in (ROOT / "configs/paper").glob(f"{table}_*")}
     for path in written:
         assert path.read_text() == (ROOT / "configs/paper" / path.name).read_text()
@@ -222,12 +222,12 @@ def test_robustness_has_every_share_and_kind_for_every_algorithm(data):
 def test_the_figure_shows_our_recipes_and_the_authors_where_there_is_no_other(tmp_path, monkeypatch):
     accuracy = {"accuracy_mean": 98.0, "accuracy_std": 0.1}
     rows = [
-        {"algorithm": algorithm, "recipe": recipe, "corruption": corruption, "rate": rate, **accuracy}
-        for algorithm, recipe in (("bp", "author"), ("intff", "tuned"), ("intff", "channels"), ("intff", "author"))
+        {"algorithm": algorithm, "procedure": procedure, "corruption": corruption, "rate": rate, **accuracy}
+        for algorithm, procedure in (("bp", "author"), ("intff", "tuned"), ("intff", "channels"), ("intff", "author"))
         for corruption, rate in (("clean", 0.0), ("mixture", 0.75), ("label_noise", 0.5))
     ]
     saved = []
-    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
     figures.draw_robustness(rows, tmp_path / "robustness.png")
     for axes in saved[0].axes:
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["IntFF", "IntFF, channels", "BP"]
@@ -272,9 +272,9 @@ def test_the_ablation_has_a_row_for_every_choice(data, capsys):
     assert "dense | overlay | 3 wrong | both" in capsys.readouterr().out
     assert Path("out/ablation.png").is_file()
     assert len(_rows("out/ablation.json")) == 3
-    made = {row.network: make_recipe(row, "tuned", 0, data[1]) for row in rows}
-    for network, recipe in made.items():
+    made = {row.network: make_procedure(row, "tuned", 0, data[1]) for row in rows}
+    for network, procedure in made.items():
         unit, encoding, *_ = network.split(" | ")
-        assert {type(u).__name__.lower() for u in recipe.module.units} == {f"{unit}unit"}
-        assert recipe.module.by_class == (encoding == "channels")
-        assert (recipe.epochs, recipe.data.train_size) == (10, 10_000)
+        assert {type(u).__name__.lower() for u in procedure.module.units} == {f"{unit}unit"}
+        assert procedure.module.by_class == (encoding == "channels")
+        assert (procedure.epochs, procedure.data.train_size) == (10, 10_000)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from intff_lightning.cli import main
-from intff_lightning.resuming import find_checkpoint, log_root, resumed_version
+from intff_lightning.checkpoints import find_checkpoint, resumed_version
+from intff_lightning.cli.command import log_root
 
 FIT = ["fit", "--model", "IntFFModule", "--model.units", '[{"class_path": "DenseUnit", "init_args": {"widths": [9]}}]',
        "--data", "DigitsDataModule", "--trainer.accelerator", "cpu"]  # fmt: skip

@@ -5,59 +5,35 @@ import functools
 import lightning as L
 import pytest
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from reference import largest_difference, train, weights_of
 from torch import nn
 from torch.utils.data import DataLoader
 
-from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch, WrongLabels
-from intff_lightning.draws import Draws
+from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import RMS, NoNormalization, UnitL2
-from intff_lightning.pairs import RelabelledBatch
 
 
 def _encoder(**options):
     encoder = LabelOverlay(**options)
-    encoder.num_classes = 3
+    encoder.setup((1, 4, 5), 3)
     return encoder
 
 
 def _batches(count=8, k=2, size=6):
     torch.manual_seed(1)
-    encoder = _encoder()
     made = []
     for _ in range(count):
         image, target = torch.rand(size, 1, 4, 5, dtype=torch.float64), torch.randint(3, (size,))
         wrong = (target[:, None] + 1 + torch.rand(size, 2).argsort(1)[:, :k]) % 3
-        made.append(RelabelledBatch.of(image, target, wrong, encoder))
-    return made, encoder
-
-
-def test_a_relabelled_batch_is_the_batch_that_its_source_makes():
-    image, target, draws = torch.rand(6, 1, 4, 5), torch.arange(6) % 3, lambda: Draws(0, 0, torch.arange(6))
-    encoder, source = _encoder(), WrongLabels(2)
-    negative, label = source(image, target, encoder=encoder, model=None, generator=draws())
-    batch = RelabelledBatch.of(
-        image, target, source.labels(image, target, encoder=encoder, model=None, generator=draws()), encoder
-    )
-    assert isinstance(batch, PairedBatch)
-    for mine, expected in zip(batch, (encoder(image, target), negative, image, target, label), strict=True):
-        assert torch.equal(mine, expected)
-    assert torch.equal(batch[1], negative)
-
-
-def test_a_copy_of_a_relabelled_batch_is_a_plain_one():
-    (batch,), _ = _batches(count=1)
-    copy = apply_to_collection(batch, torch.Tensor, torch.clone)
-    assert type(copy) is PairedBatch
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(copy, batch, strict=True))
+        made.append(PairedBatch(image, target, None, wrong))
+    return made
 
 
 def test_a_layer_that_is_watched_or_wrapped_is_called():
     image, label, calls = torch.rand(6, 1, 4, 5), torch.randint(3, (6, 2)), []
     unit = DenseUnit([5])
-    unit.materialize((1, 4, 5))
+    unit.setup((1, 4, 5), 3)
     linear = unit.body[1][0]
     plain = unit(LabelledImages(image, label, _encoder()))
     linear.register_forward_hook(lambda *_: calls.append(1))
@@ -71,7 +47,7 @@ def test_a_layer_that_is_watched_or_wrapped_is_called():
 def test_the_same_labels_for_every_image_may_be_given_once():
     encoder = _encoder()
     for unit in (DenseUnit([5]), DenseUnit([5], normalization=NoNormalization())):
-        unit.materialize((1, 4, 5))
+        unit.setup((1, 4, 5), 3)
         for size in (0, 6):
             image, label = torch.rand(size, 1, 4, 5), torch.tensor([[2, 0]])
             once, written_out = (LabelledImages(image, row, encoder) for row in (label, label.repeat(size, 1)))
@@ -85,7 +61,7 @@ def test_the_same_labels_for_every_image_may_be_given_once():
 )
 def test_a_dense_unit_reads_images_and_labels_apart(normalization, intensity):
     unit = DenseUnit([7, 6], normalization=normalization())
-    unit.materialize((1, 4, 5))
+    unit.setup((1, 4, 5), 3)
     unit.double()
     image, label = torch.rand(5, 1, 4, 5, dtype=torch.float64), torch.randint(3, (5, 4))
     inputs = LabelledImages(image, label, _encoder(intensity=intensity))
@@ -97,7 +73,7 @@ def test_a_dense_unit_reads_images_and_labels_apart(normalization, intensity):
         gradients.append([outputs.detach(), *(p.grad.clone() for p in unit.parameters())])
     for apart, dense in zip(*gradients, strict=True):
         torch.testing.assert_close(apart, dense, rtol=0, atol=1e-12)
-    for apart, dense in zip(unit.layers(inputs), unit.layers(inputs.dense()), strict=True):
+    for apart, dense in zip(unit.activations(inputs), unit.activations(inputs.dense()), strict=True):
         torch.testing.assert_close(apart, dense, rtol=0, atol=1e-12)
 
 
@@ -120,21 +96,20 @@ class _Made(L.LightningDataModule):
 @pytest.mark.parametrize(("update", "handover"), [("immediate", "before"), ("immediate", "after"), ("joint", "before")])
 @pytest.mark.parametrize("k", [1, 2])
 def test_training_equals_the_plain_loop(update, handover, k, trainer):
-    made, encoder = _batches(k=k)
+    made = _batches(k=k)
     optimizer = functools.partial(torch.optim.Adam, lr=0.02)
     units = [DenseUnit([7, 6]), DenseUnit([5])]
-    module = IntFFModule(
-        units, encoder, optimizer, update=update, handover=handover, inner_steps=2, input_shape=[1, 4, 5], num_classes=3
-    ).double()
+    options = {"update": update, "handover": handover, "inner_steps": 2, "input_shape": [1, 4, 5], "num_classes": 3}
+    module = IntFFModule(units, _encoder(), optimizer, **options).double()
     reference = weights_of(module)
     trainer().fit(module, _Made(made))
-    train(reference, optimizer, made, inner_steps=2, handover=handover)
+    train(reference, optimizer, made, 3, inner_steps=2, handover=handover)
     assert largest_difference(module, reference) < 1e-10
 
 
 def test_the_images_are_not_changed():
     unit = DenseUnit([4])
-    unit.materialize((1, 4, 5))
+    unit.setup((1, 4, 5), 3)
     image = torch.rand(5, 1, 4, 5)
     before = image.clone()
     unit(LabelledImages(image, torch.zeros(5, 2, dtype=torch.int64), _encoder()))

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from intff_lightning import IntFFModule, LabelOverlay
+from intff_lightning import IntFFModule, LabelOverlay, split
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.splitting import split
 
 LAYERS = ["layer1", "layer2", "layer3", "layer4"]
 
@@ -128,6 +127,7 @@ def test_pieces_share_the_models_weights(resnet, images):
     assert sum(len(list(piece.parameters())) for piece in pieces) == len(list(resnet.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "at"),
     [
@@ -202,7 +202,7 @@ def test_cuts_that_cannot_be(resnet, at, until, message):
     ("kind", "message"),
     [
         ("values", "cannot be traced.*\n.*control flow"),
-        ("mode", "in training is not that of evaluation"),
+        ("mode", "in training differs from that of evaluation"),
         ("random", "draws at random"),
         ("shared", "pieces 0 and 1 share first.weight"),
     ],
@@ -225,6 +225,7 @@ def test_modules_that_do_not_run_and_numbers_out_of_range():
         split(nn.Identity(), at=[])
 
 
+@pytest.mark.slow
 def test_a_network_in_pieces_trains_by_intff(resnet, trainer):
     from sklearn.datasets import load_digits
 

@@ -14,8 +14,15 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from intff_lightning import DenseUnit, IntFFModule
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LinearProbe, TerminalReport, TrainingFigures
-from intff_lightning.checkpoints import BestCheckpoint, LastCheckpoint
+from intff_lightning.callbacks import (
+    BestCheckpoint,
+    GoodnessAccuracy,
+    GoodnessLogger,
+    LastCheckpoint,
+    LinearProbe,
+    TerminalReport,
+    TrainingFigures,
+)
 from intff_lightning.errors import ConfigurationError
 
 
@@ -35,6 +42,7 @@ class _Weights(L.Callback):
         self.states.append([p.detach().clone() for p in pl_module.parameters()])
 
 
+@pytest.mark.slow
 def test_steps_files_and_schedules_of_four_units_and_three_inner_steps(digits, trainer):
     module = _module(4, inner_steps=3, scheduler=functools.partial(OneCycleLR, max_lr=0.01))
     saves = callbacks.ModelCheckpoint("files", filename="{step}", every_n_train_steps=10, save_top_k=-1)
@@ -120,7 +128,7 @@ def test_the_mean_of_all_weights(digits, trainer):
 
 
 def test_stochastic_weight_averaging(digits, trainer):
-    with pytest.raises(ConfigurationError, match="takes one optimizer, here are 3"):
+    with pytest.raises(ConfigurationError, match="takes one optimizer, and there are 3"):
         trainer(callbacks=[callbacks.StochasticWeightAveraging(1e-3)]).fit(_module(), digits())
     run = trainer(max_epochs=3, callbacks=[callbacks.StochasticWeightAveraging(1e-3)])
     run.fit(_module(1), digits())
@@ -228,6 +236,7 @@ def test_the_training_loop_waits_for_the_device_once_a_logging_interval(digits, 
     assert watch.by_batch[4] == ["tolist"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_epochs(digits, trainer):
     counts = {}
 

@@ -1,4 +1,4 @@
-"""Docstrings as the reference pages show them: Sphinx's marks translated into Markdown."""
+"""Translates Sphinx's marks in docstrings into Markdown for the reference pages."""
 
 import re
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ _DOCTEST = re.compile(r"^>>> .*(?:\n\S.*)*", re.MULTILINE)
 
 
 class Sphinx(Extension):
-    """Translates roles to links, formulas to MathML (which a browser draws by itself) and doctests to blocks."""
+    """Translates roles into links, formulas into MathML (which needs no script) and doctests into blocks."""
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Walk through all objects of a package, once it is read."""
+        """Translate the docstrings of all objects of a package once it is loaded."""
         objects = list(_within(pkg))
         self.package = pkg.path
         self.places = {thing.name: thing.path for thing in objects if thing.is_class or thing.is_function}
@@ -39,7 +39,7 @@ class Sphinx(Extension):
                 thing.resolve(first)
             except NameResolutionError:  # a name that the file does not import
                 target = target.replace(first, self.places.get(first, ""), 1)
-        # other packages' pages lie elsewhere, and private names have none
+        # pages of other packages are elsewhere, and private names have no page
         known = not target.startswith(("torch.", ".")) and not (last or first).startswith("_")
         return f"[`{text}`][{target}]" if known else f"`{text}`"
 
@@ -47,5 +47,5 @@ class Sphinx(Extension):
 def _within(thing: Object) -> Iterator[Object]:
     yield thing
     for member in thing.members.values():
-        if isinstance(member, Object):  # an alias's docstring is that of its target
+        if isinstance(member, Object):  # an alias shares the docstring of its target
             yield from _within(member)

@@ -1,6 +1,8 @@
-"""Callbacks: metrics of goodness and accuracy, the linear probe, and what a person sees of them."""
+"""Callbacks: metrics of goodness and accuracy, the linear probe, checkpoints, and what a person sees of a run."""
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
+from intff_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
 from intff_lightning.callbacks.predictions import PredictionWriter
@@ -9,8 +11,11 @@ from intff_lightning.callbacks.progress import UnitProgress
 from intff_lightning.callbacks.terminal import TerminalReport
 
 __all__ = [
+    "BestCheckpoint",
+    "EvaluationCallback",
     "GoodnessAccuracy",
     "GoodnessLogger",
+    "LastCheckpoint",
     "LinearProbe",
     "PredictionWriter",
     "TerminalReport",

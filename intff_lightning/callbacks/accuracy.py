@@ -1,30 +1,36 @@
 """GoodnessAccuracy: how well goodness classifies."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from intff_lightning.callbacks.reduced import log_reduced
+from intff_lightning.callbacks.evaluation import EvaluationCallback
+from intff_lightning.classifier import LabelClassifier
 from intff_lightning.pairs import image_and_target
 
-__all__ = ["GoodnessAccuracy"]
+
+@runtime_checkable
+class HasLabelGoodness(Protocol):
+    """A module that tells the goodness of every label."""
+
+    def label_goodness(self, image: Tensor) -> Tensor:
+        """Map images ``(B, *)`` to ``(U, B, C)``."""
+        ...
 
 
-class GoodnessAccuracy(Callback):
-    """Accuracy of the label of highest goodness: of the vote, ``val/accuracy``, and of each unit alone.
+class GoodnessAccuracy(EvaluationCallback):
+    """Accuracy of the label with the highest goodness: by the vote of the units, and by each unit alone.
 
-    Every label is tried on every image (``module.label_goodness(image) -> (U, B, C)``); the units in ``module.vote``
-    are summed for the vote, all of them where there is no such attribute. Logs ``val/accuracy`` and
-    ``val/accuracy/unit_0`` and so on, and the same under ``test/``. A module without ``label_goodness`` is taken for a
-    classifier like any other: its scores are ``module(image) -> (B, C)``. Of a network trained without labels it logs
-    nothing.
+    It tries every label on every image (``module.label_goodness(image) -> (U, B, C)``), and logs ``val/accuracy``,
+    ``val/accuracy/unit_0`` and so on, and the same under ``test/``. The vote of your own module is that of all units.
+    A module without ``label_goodness`` counts as an ordinary classifier with scores ``module(image) -> (B, C)``. For a
+    network trained without labels it logs nothing.
 
     Attributes:
-        confusion: the last evaluation's counts ``(C, C)`` by stage (``val``, ``test``), rows are true classes.
+        confusion: Counts ``(C, C)`` of the last evaluation by stage (``val``, ``test``); rows are true classes.
     """
 
     def __init__(self) -> None:
@@ -33,75 +39,49 @@ class GoodnessAccuracy(Callback):
         self._last: tuple[Any, Tensor | None] = (None, None)
 
     def scores(self, module: L.LightningModule, batch: Any) -> Tensor | None:
-        """Goodness of every label, ``(1 + U, B, C)``: the vote, then each unit; of the last batch it is kept.
+        """Return the goodness of every label, ``(1 + U, B, C)``: the vote, then each unit.
 
-        ``None`` for a network that was trained without labels: it knows of no classes.
+        The scores of the last batch are kept. ``None`` means that the network was trained without labels.
         """
         if self._last[0] is batch:
             return self._last[1]
-        network: Any = module
-        scores = None
-        if hasattr(network, "label_goodness"):
-            if not getattr(network, "unsupervised", False):
-                units: Tensor = network.label_goodness(image_and_target(batch)[0])  # (U, B, C)
-                vote = units[list(getattr(network, "vote", range(len(units))))].sum(0, keepdim=True)
-                scores = torch.cat([vote, units])
+        image = image_and_target(batch)[0]
+        scores: Tensor | None = None
+        if isinstance(module, HasLabelGoodness):
+            if not (isinstance(module, LabelClassifier) and module.unsupervised):
+                units = module.label_goodness(image)  # (U, B, C)
+                vote = units[module.vote] if isinstance(module, LabelClassifier) else units
+                scores = torch.cat([vote.sum(0, keepdim=True), units])
         else:
-            scores = network(image_and_target(batch)[0]).unsqueeze(0)
+            scores = module(image).unsqueeze(0)
         self._last = (batch, scores)
         return scores
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting."""
-        self._counts = None
-
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Forget the last batch's scores: a loader may give the same object again with other contents."""
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Forget the scores of the last batch: a loader may give the same object again with other contents."""
         self._last = (None, None)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Classify a batch."""
-        scores = self.scores(pl_module, batch)
-        if scores is None:
-            return
-        target = image_and_target(batch)[1]
-        counts = torch.stack(
-            [
-                multiclass_confusion_matrix(guess, target, scores.shape[2], validate_args=False)
-                for guess in scores.argmax(2)
-            ]
-        )
-        self._counts = counts if self._counts is None else self._counts + counts
+    def on_test_batch_start(self, *_: Any) -> None:
+        self._last = (None, None)
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the validation."""
-        self._log(trainer, pl_module, "val")
+    def on_evaluation_start(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self._counts = None
 
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_start = on_validation_batch_start
-    on_test_batch_end = on_validation_batch_end
+    def on_evaluation_batch(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any) -> None:
+        scores = self.scores(module, batch)
+        if scores is not None:
+            target, classes = image_and_target(batch)[1], scores.shape[2]
+            counts = torch.stack(
+                [multiclass_confusion_matrix(g, target, classes, validate_args=False) for g in scores.argmax(2)]
+            )
+            self._counts = counts if self._counts is None else self._counts + counts
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the test."""
-        self._log(trainer, pl_module, "test")
-
-    def _log(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def on_evaluation_end(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._last = (None, None)
         if self._counts is None:
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
         self.confusion[stage] = counts[0].cpu()
-        right = counts.diagonal(dim1=1, dim2=2).sum(1) / counts.sum((1, 2))
-        vote, *units = right.tolist()
-        log_reduced(module, {f"{stage}/accuracy": vote}, prog_bar=True)
-        log_reduced(module, {f"{stage}/accuracy/unit_{k}": unit for k, unit in enumerate(units)})
+        vote, *units = (counts.diagonal(dim1=1, dim2=2).sum(1) / counts.sum((1, 2))).tolist()
+        self.log_reduced(module, {f"{stage}/accuracy": vote}, prog_bar=True)
+        self.log_reduced(module, {f"{stage}/accuracy/unit_{k}": unit for k, unit in enumerate(units)})

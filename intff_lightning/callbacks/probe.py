@@ -1,4 +1,4 @@
-"""LinearProbe: what a softmax layer reads from the frozen units (sections 1 and 3.5 of the paper)."""
+"""LinearProbe: what a softmax layer can read from the frozen units (Tang 2023, sections 1 and 3.5)."""
 
 import contextlib
 import itertools
@@ -8,32 +8,32 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from intff_lightning.augmentations import Augmentation
-from intff_lightning.callbacks.reduced import log_reduced
+from intff_lightning.callbacks.evaluation import EvaluationCallback
+from intff_lightning.classifier import LabelClassifier
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.lightning_compat import datamodule_of
+from intff_lightning.modes import evaluating
 from intff_lightning.pairs import image_and_target
-from intff_lightning.recipe import NoRecipeError, Recorded, recipe
-
-__all__ = ["LinearProbe"]
+from intff_lightning.recipe import NoRecipeError, Recorded, to_recipe
 
 
 class ScaledLinear(nn.Linear):
     """A softmax layer on features that are divided by their root mean square, one number for all of them.
 
-    The learning rate then suits features of any size. A scale for every feature (standardization) was worse on MNIST:
-    it makes the outputs under wrong labels, which hardly fire, as loud as those that tell.
+    One learning rate then suits features of any size. One scale per feature (standardization) was worse on MNIST: it
+    amplifies the outputs under wrong labels, which are hardly active, to the size of those that matter.
 
     Args:
-        features: ``(B, F)``, a first batch, which sets the scale.
-        classes: outputs; all weights start at zero.
+        features: A first batch ``(B, F)``, which sets the scale.
+        classes: Number of outputs; all weights start at zero.
     """
 
     scale: Tensor
@@ -45,31 +45,28 @@ class ScaledLinear(nn.Linear):
         self.register_buffer("scale", features.square().mean().clamp(min=1e-12).rsqrt())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features ``(B, F)`` to logits ``(B, C)``."""
         return super().forward(features * self.scale)
 
 
-class LinearProbe(Recorded, Callback):
-    """Trains a softmax layer on the network's features and logs ``val/probe_accuracy`` and ``test/probe_accuracy``.
+class LinearProbe(Recorded, EvaluationCallback):
+    """Trains a softmax layer on the features of the network, and logs ``val/probe_accuracy``, ``test/probe_accuracy``.
 
-    Features are ``module.embed(image)`` of the training images; the network is in eval mode, its
-    weights, modes and the global random state stay as they were. The layer is fitted before a test or a validation of
-    its own, and during ``fit`` every ``every_n_epochs``. It goes on from its last fit, and it, its optimizer and its
-    draws are in the checkpoint.
-
-    Its learning rate falls to zero along a cosine in every fit.
+    Features are ``module.embed(image)`` of the training images. The network is in eval mode; its weights and modes and
+    the global random state do not change. The layer is fitted before a test or a separate validation, and during
+    ``fit`` every ``every_n_epochs``. It continues from its last fit, and a checkpoint keeps the layer, its optimizer
+    and its draws. In every fit the learning rate falls to zero along a cosine.
 
     Args:
-        every_n_epochs: fit it before the validation of every n-th epoch; ``None``: not while the network trains.
-        label: labels shown while features are taken, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
-        hidden: take every layer's activations, not only the units' outputs.
-        normalize: divide each unit's activations by their root mean square; ``None``: where the network was trained
-            without labels, as Hinton (2022) does.
-        epochs: passes over the training data in one fit, as much of it as the Trainer's ``limit_train_batches`` lets.
-        learning_rate: of Adam at the start of a fit; ``None`` is 0.003 for normalized features, 0.001 for others.
-        weight_decay: decoupled, of the weights.
-        augmentation: of the training images, which are new in every pass then, and their features computed anew.
-        cache_bytes: features are computed once where they fit, else anew in every pass.
+        every_n_epochs: Fit before the validation of every n-th epoch; ``None`` does not fit while the network trains.
+        label: Labels shown for the features, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
+        hidden: Take the activations of every layer, not only those of the output neurons.
+        normalize: Divide the activations of each unit by their root mean square; ``None`` does so if the network was
+            trained without labels, as Hinton (2022) does.
+        epochs: Passes over the training data per fit; the Trainer's ``limit_train_batches`` holds here too.
+        learning_rate: Adam's at the start of a fit; ``None`` is 0.003 for normalized features and 0.001 for others.
+        weight_decay: Decoupled weight decay.
+        augmentation: Augmentation of the training images; features are then computed anew in every pass.
+        cache_bytes: Features are kept between passes if they need no more bytes than this.
     """
 
     def __init__(
@@ -85,48 +82,41 @@ class LinearProbe(Recorded, Callback):
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
-            raise ConfigurationError(f"LinearProbe: epochs={epochs} and every_n_epochs={every_n_epochs} start at 1.")
+            raise ConfigurationError(f"LinearProbe(epochs={epochs}, every_n_epochs={every_n_epochs}): give 1 or more.")
         self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
         self.augmentation, self.cache_bytes = augmentation, cache_bytes if augmentation is None else 0
         self.layer: ScaledLinear | None = None
         self._optimizer: torch.optim.Optimizer | None = None
-        self._generator = torch.Generator().manual_seed(0)  # of its own: the run's draws must not depend on a probe
+        self._generator = torch.Generator().manual_seed(0)  # its own: the draws of the run must not depend on a probe
         self._restored: dict[str, Any] = {}
-        self._right: Tensor | None = None  # (2,): right, all
-        self._ready = False  # the training data is set up
+        self._right: Tensor | None = None  # (2,): right predictions, all predictions
+        self._ready = False  # whether the training data is set up
 
     # ---------------------------------------------------------------- fitting
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note whether Lightning has set up the training data."""
+        """Note that Lightning has set up the training data."""
         self._ready = self._ready or stage == "fit"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit, where it is time to."""
+        """Fit, if it is due."""
         self._right = None
         every = self.every_n_epochs
         if trainer.sanity_checking:
             return
         if trainer.state.fn != "fit" or (every is not None and (trainer.current_epoch + 1) % every == 0):
             self._fit(trainer, pl_module)
-        else:  # Lightning keeps the last one, which would pass for that of the present weights
+        else:  # Lightning keeps the last value, which belongs to earlier weights
             trainer.callback_metrics.pop("val/probe_accuracy", None)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit."""
         self._fit(trainer, pl_module)
 
     def _fit(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        try:
-            # Lightning evaluates in inference mode; other people's loaders draw from the global generator
-            with torch.inference_mode(False), torch.enable_grad(), isolate_rng():
-                self._train(trainer, module)
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        # Lightning evaluates in inference mode; other people's loaders draw from the global generator
+        with evaluating(module), torch.inference_mode(False), torch.enable_grad(), isolate_rng():
+            self._train(trainer, module)
         self._right = torch.zeros(2, dtype=torch.int64, device=module.device)
 
     def _train(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -151,16 +141,16 @@ class LinearProbe(Recorded, Callback):
             raise ConfigurationError("LinearProbe: the training data gives no batch to fit the probe on.")
 
     def _features(self, trainer: L.Trainer, module: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features ``(B, F)`` and targets of the training images, without the datamodule's augmentation."""
-        source: Any = getattr(trainer, "datamodule", None) or module
-        if not self._ready:  # once: a second split of somebody's data may be another one
+        """Yield features ``(B, F)`` and targets of the training images, without the datamodule's augmentation."""
+        source: Any = datamodule_of(module) or module
+        if not self._ready:  # once: set up twice, other people's data may be divided in another way
             source.setup("fit")
             self._ready = True
         loader = source.train_dataloader()
         seed, seen = int(torch.randint(2**31, (), generator=self._generator)), 0  # of this pass
-        if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-            loader.sampler.set_epoch(seed)  # or every pass would be in the order of the network's epoch
-        limit = trainer.limit_train_batches  # 1 is one batch, 1.0 is all; with none to train on there is no limit
+        if isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.set_epoch(seed)  # otherwise every pass would have the order of the network's epoch
+        limit = trainer.limit_train_batches  # 1 means one batch, 1.0 all; 0 would leave nothing to fit on
         if limit and (isinstance(limit, int) or limit < 1):
             loader = itertools.islice(loader, limit if isinstance(limit, int) else max(1, int(limit * len(loader))))
         for batch in loader:
@@ -177,10 +167,11 @@ class LinearProbe(Recorded, Callback):
             yield features, target
 
     def _normalized(self, module: Any) -> bool:
-        return bool(getattr(module, "unsupervised", False)) if self.normalize is None else self.normalize
+        unsupervised = isinstance(module, LabelClassifier) and module.unsupervised
+        return unsupervised if self.normalize is None else self.normalize
 
     def _embed(self, module: Any, image: Tensor) -> Tensor:
-        options = {"normalize": True} if self._normalized(module) else {}  # an `embed` of the user's own may lack it
+        options = {"normalize": True} if self._normalized(module) else {}  # your own module's `embed` may lack it
         features: Tensor = module.embed(image, label=self.label, hidden=self.hidden, **options)
         return features.float()
 
@@ -207,46 +198,26 @@ class LinearProbe(Recorded, Callback):
 
     # ---------------------------------------------------------------- evaluation
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Classify a batch."""
+    def on_evaluation_batch(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any) -> None:
         if self._right is None or self.layer is None:
             return
         image, target = image_and_target(batch)
-        guess = self.layer(self._embed(pl_module, image)).argmax(1)
+        guess = self.layer(self._embed(module, image)).argmax(1)
         self._right += torch.stack([(guess == target).sum(), torch.full_like(target[0], len(target))])
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the validation."""
-        self._log(trainer, pl_module, "val")
-
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the test."""
-        self._log(trainer, pl_module, "test")
-
-    def _log(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def on_evaluation_end(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if self._right is not None:
             right, count = trainer.strategy.reduce(self._right, reduce_op="sum").tolist()
-            log_reduced(module, {f"{stage}/probe_accuracy": right / count})
+            self.log_reduced(module, {f"{stage}/probe_accuracy": right / count})
 
     # ---------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep its arguments, for a later test from the command line."""
-        with contextlib.suppress(NoRecipeError):  # an augmentation of the user's own
-            checkpoint.setdefault("recipes", {})["probe"] = recipe(self.init_arguments())
+        """Keep the arguments, for a later test from the command line."""
+        with contextlib.suppress(NoRecipeError):  # your own augmentation may have no recipe
+            checkpoint.setdefault("recipes", {})["probe"] = to_recipe(self.init_arguments())
 
     def state_dict(self) -> dict[str, Any]:
-        """The layer, its optimizer and its draws."""
         if self.layer is None or self._optimizer is None:
             return {}
         return {
@@ -256,7 +227,6 @@ class LinearProbe(Recorded, Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
         self._restored = state_dict
         self.layer = self._optimizer = None
         if state_dict:

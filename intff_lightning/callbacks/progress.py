@@ -10,19 +10,18 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from intff_lightning.callbacks.terminal import epoch_name, epoch_text, metric_texts, result_table
-
-__all__ = ["UnitProgress"]
+from intff_lightning.classifier import LabelClassifier
+from intff_lightning.reporting.tables import epoch_name, epoch_text, metric_texts, result_table
 
 
 class UnitProgress(ProgressBar):
-    """Batches, loss, accuracy and the time that is left, and below them the last validation's table of the units.
+    """Shows batches, loss, accuracy and remaining time, and below them the units' table of the last validation.
 
-    What moves disappears when it is done: of a training the last line stays.
+    The bar disappears when it is done; after training, the last epoch's line stays.
 
     Args:
-        console: of rich; ``None`` is standard output.
-        refresh_per_second: how often the terminal is drawn.
+        console: Console of rich; ``None`` is standard output.
+        refresh_per_second: How often the terminal is drawn.
     """
 
     def __init__(self, console: Console | None = None, refresh_per_second: float = 4.0) -> None:
@@ -33,22 +32,19 @@ class UnitProgress(ProgressBar):
         self._begun, self._first = 0.0, 0
 
     def disable(self) -> None:
-        """Show nothing: Lightning's word to all processes but the first."""
+        """Show nothing; Lightning calls this on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Undo :meth:`disable`."""
         self._enabled = True
 
     # ---------------------------------------------------------------- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
         self._begun, self._first = time.perf_counter(), self._done(trainer)
         self._start("training", self.total_train_batches)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Start an epoch's bar."""
         if self._live is None:
             return
         self._bar.reset(self._task, total=_finite(self.total_train_batches))
@@ -57,14 +53,12 @@ class UnitProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on."""
         if self._live is not None:
             self._bar.update(self._task, completed=batch_idx + 1)
-            if batch_idx % 10 == 0:  # a look at the metrics costs more than the bar
+            if batch_idx % 10 == 0:  # reading the metrics costs more than the bar
                 self._bar.update(self._task, facts=self._facts(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the last epoch's line."""
         if self._live is not None:
             self._stop()
             text = epoch_text(trainer, time.perf_counter() - self._begun, last=True)
@@ -78,7 +72,7 @@ class UnitProgress(ProgressBar):
         return trainer.current_epoch * int(batches) + trainer.fit_loop.batch_idx if math.isfinite(batches) else 0
 
     def _left(self, trainer: L.Trainer) -> str:
-        """Time until the last epoch ends, at the pace so far."""
+        """Return the time until the last epoch ends, at the pace so far."""
         done, epochs, batches = self._done(trainer), trainer.max_epochs or -1, self.total_train_batches
         if epochs < 0 or not math.isfinite(batches) or done <= self._first:
             return ""
@@ -89,49 +83,42 @@ class UnitProgress(ProgressBar):
     # ---------------------------------------------------------------- evaluation and prediction
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start a bar, outside of training."""
+        """Start the bar of a separate validation."""
         if trainer.state.fn == "validate":
             self._start("validation", sum(trainer.num_val_batches))
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Move on."""
         if trainer.state.fn == "validate":
             self._advance()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the units."""
         if trainer.state.fn == "validate":
             self._stop()
         elif self._live is not None and not trainer.sanity_checking:
-            table = result_table(trainer.callback_metrics, "val", getattr(pl_module, "vote", []))
+            vote = pl_module.vote if isinstance(pl_module, LabelClassifier) else []
+            table = result_table(trainer.callback_metrics, "val", vote)
             self._live.update(Group(self._bar, table))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start a bar."""
         self._start("test", sum(trainer.num_test_batches))
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Move on."""
         self._advance()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove it."""
         self._stop()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start a bar."""
         self._start("prediction", sum(trainer.num_predict_batches))
 
     def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Move on."""
         self._advance()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove it."""
         self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self._stop()
 
     # ---------------------------------------------------------------- the terminal

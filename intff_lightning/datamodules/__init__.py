@@ -1,11 +1,10 @@
 """Datamodules that emit paired positive and negative batches."""
 
-from intff_lightning.datamodules.cifar import CIFAR10DataModule
 from intff_lightning.datamodules.digits import DigitsDataModule
 from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
-from intff_lightning.datamodules.mnist import FashionMNISTDataModule, MNISTDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
 __all__ = [
     "CIFAR10DataModule",

@@ -6,35 +6,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
-from intff_lightning.datamodules.split import Part
-
-__all__ = ["DigitsDataModule"]
 
 
 class DigitsDataModule(PairedDataModule):
-    """UCI's handwritten digits as bundled with scikit-learn, split at random into train, validation and test.
+    """UCI's handwritten digits as bundled with scikit-learn, divided at random into train, validation and test.
 
     Args:
-        test_size: samples of the test set; drawn, like the validation set, by ``split_seed``.
-        pad: zeros around each image, 8x8 to ``(8 + 2 * pad)`` squared. With 1, the label overlay lies on the border
+        test_size: Number of test samples; they are drawn, like the validation samples, by ``val_seed``.
+        pad: Width of a border of zeros around each 8x8 image, in pixels. With 1, the label overlay lies on the border
             and hides no pixel of a digit.
-        **options: of :class:`PairedDataModule`; ``val_size`` is 180 by default.
+        **options: Arguments of :class:`PairedDataModule`; ``val_size`` is 180 by default.
     """
 
     def __init__(self, test_size: int = 360, pad: int = 1, val_size: float = 180, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
         self.test_size, self.pad = test_size, pad
 
-    def load(self, part: Part) -> Dataset[Any]:
-        """Training (with validation) or test samples, images ``(1, H, W)``."""
-        from sklearn.datasets import load_digits  # here, as it costs a second that other data need not pay
+    def load(self, part: Part) -> Dataset[Any] | None:
+        """Return the training or test samples, with images ``(1, H, W)``."""
+        if part in ("val", "predict"):
+            return None
+        from sklearn.datasets import load_digits  # takes a second, which other data need not pay
 
         digits = load_digits()
         image = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         image = torch.nn.functional.pad(image, [self.pad] * 4)
         target = torch.as_tensor(digits.target)
-        order = torch.randperm(len(target), generator=torch.Generator().manual_seed(self.split_seed))
+        order = torch.randperm(len(target), generator=torch.Generator().manual_seed(self.val_seed))
         index: Tensor = order[: self.test_size] if part == "test" else order[self.test_size :]
         return InMemoryDataset(image[index], target[index])

@@ -1,4 +1,4 @@
-"""Images in one folder per class, read as they are needed."""
+"""Image files in one folder per class, read when they are needed."""
 
 import functools
 from collections.abc import Sequence
@@ -13,45 +13,34 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import find_classes
 from torchvision.transforms.functional import pil_to_tensor
 
+from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.paired import PairedDataModule
-from intff_lightning.datamodules.split import Part
 from intff_lightning.errors import ConfigurationError, DataError
-
-__all__ = ["ImageFolderDataModule"]
 
 
 class ImageFolderDataModule(PairedDataModule):
     """Image files ``train/CLASS/NAME.png`` (or ``.jpg`` and so on), and likewise ``val`` and ``test``.
 
-    Classes are numbered by the alphabet, as torchvision's ``ImageFolder`` does. Without ``val``, ``val_size`` samples
-    are split off ``train`` at random, by ``split_seed``; without ``test``, there is no test data.
+    Classes are numbered in alphabetical order, as by torchvision's ``ImageFolder``. Without a folder ``val``,
+    ``val_size`` samples are divided off ``train`` at random, by ``val_seed``. Without ``test``, there is no test data.
 
     Args:
-        data_dir: folder that has ``train``.
-        image_size: side of the square, or ``[height, width]``, to which every image is resized (bilinear, antialiased;
-            its proportions are not kept).
-        grey: one channel in place of three.
-        **options: of :class:`PairedDataModule`; ``num_workers`` processes read the files.
+        data_dir: Folder that contains ``train``.
+        image_size: Side of the square, or ``[height, width]``, to which each image is resized, in pixels (bilinear,
+            antialiased; proportions are not kept).
+        grey: Use one channel instead of three.
+        **options: Arguments of :class:`PairedDataModule`; ``num_workers`` processes read the files.
     """
 
     def __init__(self, data_dir: str, image_size: int | list[int], grey: bool = False, **options: Any) -> None:
         super().__init__(**options)
         size = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         if len(size) != 2 or min(size) < 1:
-            raise ConfigurationError(f"image_size={image_size}: a side, or [height, width], of 1 pixel or more.")
+            raise ConfigurationError(f"image_size={image_size}: give a side, or [height, width], of 1 pixel or more.")
         self.data_dir, self.image_size, self.grey = Path(data_dir), (size[0], size[1]), grey
 
-    def dataset(self, part: Part) -> Dataset[Any] | None:
-        """Dataset of a part; ``val`` is a folder's where there is one.
-
-        See :meth:`~intff_lightning.datamodules.split.SplitDataModule.dataset`.
-        """
-        if part in ("train", "val") and self._given["val"] is None and (self.data_dir / "val").is_dir():
-            self._given = {**self._given, "val": self.load("val")}
-        return super().dataset(part)
-
     def load(self, part: Part) -> Dataset[Any] | None:
-        """Images ``(C, H, W)`` uint8 of a part's folder; ``None`` where there is no such folder.
+        """Return the images ``(C, H, W)`` uint8 in the folder of a part, or ``None`` if there is no such folder.
 
         Raises:
             DataError: ``train`` is missing, a class has no images, or the classes are not those of ``train``.
@@ -78,13 +67,13 @@ class ImageFolderDataModule(PairedDataModule):
 
 
 def _read(path: str, size: Sequence[int], grey: bool) -> Tensor:
-    """Pixels ``(C, H, W)`` uint8 of a file."""
+    """Return the pixels ``(C, H, W)`` uint8 of a file."""
     try:
         with Image.open(path) as file:
-            wide = file.mode.startswith("I")  # 16 bits a pixel, of which Pillow would clip all above 255
+            wide = file.mode.startswith("I")  # 16 bits per pixel; Pillow would clip values above 255
             image = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)) if wide else file
             image = image.convert("L" if grey else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # all of them by Pillow of damaged files
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
         raise DataError(f"{path} cannot be read as an image: remove or repair it. ({error})") from None
     pixels: Tensor = pil_to_tensor(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return pixels

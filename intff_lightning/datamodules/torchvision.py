@@ -1,42 +1,42 @@
-"""Base of the families that torchvision reads: where their files lie, their split, what to do when they are missing."""
+"""MNIST, Fashion-MNIST and CIFAR-10, read by torchvision: where their files are, and what to do if they are missing."""
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
+from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
-from intff_lightning.datamodules.split import Part
 from intff_lightning.errors import DataError
-
-__all__ = ["TorchvisionDataModule"]
 
 
 class TorchvisionDataModule(PairedDataModule):
-    """A set of torchvision's that fits in memory; the last ``val_size`` training images are validation data.
+    """A torchvision data set that fits in memory; the last ``val_size`` training images are validation data.
 
-    A family sets ``source`` and ``folder``, and ``pixels`` where its images are not grey.
+    A subclass sets ``source`` and ``folder``, and overrides ``pixels`` if its images are not grey.
 
     Args:
-        data_dir: folder in torchvision's layout; default ``$INTFF_DATA_DIR``, else ``data``.
-        download: fetch what is missing.
-        val_size: 5,000 by default; 0 trains on all training images.
-        train_size: train on that many of the first images only; ``None`` on all that are not for validation.
-        pad: zeros added on every side, in pixels; 2 makes MNIST 32x32.
-        rgb: give grey images three equal channels, as networks made for photographs expect.
-        num_classes: of the set.
-        **options: of :class:`PairedDataModule`.
+        data_dir: Folder in torchvision's layout; default ``$INTFF_DATA_DIR``, else ``data``.
+        download: Download missing files.
+        val_size: Number, or below 1 the share, of validation images; 0 trains on all training images.
+        train_size: Train on this many of the first images only; ``None`` trains on all that are not for validation.
+        pad: Width of a border of zeros around each image, in pixels; 2 makes MNIST 32x32.
+        rgb: Give grey images three equal channels, as networks made for photographs expect.
+        num_classes: Number of classes.
+        **options: Arguments of :class:`PairedDataModule`.
     """
 
     source: ClassVar[type[Any]]
-    """Torchvision's class."""
+    """The class in torchvision."""
     folder: ClassVar[str]
-    """Where its files lie under ``data_dir``."""
+    """Folder of its files under ``data_dir``."""
 
     def __init__(
         self,
@@ -54,19 +54,21 @@ class TorchvisionDataModule(PairedDataModule):
         self.download, self.train_size, self.pad, self.rgb = download, train_size, pad, rgb
 
     def prepare_data(self) -> None:
-        """Download and unpack where needed."""
+        """Download and unpack missing files."""
         if self.download:
             for train in (True, False):
                 self.open(train, download=True)
 
     def pixels(self, data: Any) -> Tensor:
-        """Images ``(N, C, H, W)`` uint8 from torchvision's ``data``, here grey ``(N, H, W)``."""
+        """Return images ``(N, C, H, W)`` uint8 from torchvision's ``data``, here grey ``(N, H, W)``."""
         image: Tensor = data.unsqueeze(1)
         return image
 
-    def load(self, part: Part) -> Dataset[Any]:
-        """Training (with validation) or test samples, images ``(C, H, W)`` uint8."""
-        data = self.open(train=part != "test", download=False)
+    def load(self, part: Part) -> Dataset[Any] | None:
+        """Return the training or test samples, with images ``(C, H, W)`` uint8."""
+        if part in ("val", "predict"):
+            return None
+        data = self.open(train=part == "train", download=False)
         image, target = self.pixels(data.data), torch.as_tensor(data.targets)
         if part == "train" and self.train_size is not None:
             last = len(target) - self.held_out(len(target))
@@ -78,18 +80,14 @@ class TorchvisionDataModule(PairedDataModule):
             image = image.expand(-1, 3, -1, -1).contiguous()
         return InMemoryDataset(image, target)
 
-    def split(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
-        """The last images are validation data, as is customary for these sets."""
+    def divide(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
+        """Take the last images as validation data, as is customary for these sets."""
         size = len(train)  # type: ignore[arg-type]  # map-style
         first = size - self.held_out(size)
         return torch.arange(first), torch.arange(first, size)
 
     def open(self, train: bool, download: bool) -> Any:
-        """Torchvision's dataset.
-
-        Raises:
-            DataError: the files are missing or damaged.
-        """
+        """Return torchvision's training or test set, or refuse missing or damaged files by a DataError."""
         name, parent = self.source.__name__, self.data_dir
         try:
             return self.source(parent, train=train, download=download)
@@ -101,3 +99,44 @@ class TorchvisionDataModule(PairedDataModule):
                 hint = f"there is none under {parent.absolute()}, nor can it be downloaded.\nRun again with a network"
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"{name}: {hint}, or name a folder that has it, --data.data_dir DIR. ({reason})") from None
+
+
+class MNISTDataModule(TorchvisionDataModule):
+    """MNIST (LeCun et al. 1998): 28x28 grey images of ten digits, in memory.
+
+    The last ``val_size`` of the 60,000 training images are validation data; the 10,000 test images are used for tests
+    only. The arguments are those of :class:`TorchvisionDataModule`, and the
+    files are in ``MNIST/raw``.
+    """
+
+    source: ClassVar[type[Any]] = MNIST
+    folder: ClassVar[str] = "MNIST/raw"
+
+
+class FashionMNISTDataModule(MNISTDataModule):
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): ten kinds of clothes, in the format of MNIST."""
+
+    source: ClassVar[type[Any]] = FashionMNIST
+    folder: ClassVar[str] = "FashionMNIST/raw"
+
+
+class CIFAR10DataModule(TorchvisionDataModule):
+    """CIFAR-10 (Krizhevsky 2009): 32x32 colour images of ten kinds of animals and vehicles, in memory.
+
+    The last ``val_size`` of the 50,000 training images are validation data; the 10,000 test images are used for tests
+    only. The arguments are those of :class:`TorchvisionDataModule`, and the
+    files are in ``cifar-10-batches-py``.
+    """
+
+    source: ClassVar[type[Any]] = CIFAR10
+    folder: ClassVar[str] = CIFAR10.base_folder
+
+    def pixels(self, data: Any) -> Tensor:
+        """Return images ``(N, 3, 32, 32)`` from an array ``(N, 32, 32, 3)``."""
+        return torch.as_tensor(data).permute(0, 3, 1, 2).contiguous()
+
+    def open(self, train: bool, download: bool) -> Any:
+        with warnings.catch_warnings():
+            # the files are pickles of Python 2, in which a dtype has numbers for truth values; NumPy 2.4 warns
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+            return super().open(train, download)

@@ -1,6 +1,6 @@
 """The paper's tables and figures, rebuilt by one command: ``python -m intff_lightning.reproduce NAME``.
 
-``rows`` says what the paper reports, ``recipes`` how each row is trained (the author's way, ours, and ours by class),
-``runs`` trains one row with one seed and goes on where it was interrupted, ``tables`` and ``figures`` write what came
-out, and ``equivalence`` is the paper's section 6 in numbers.
+``rows`` holds what the paper reports, and ``procedures`` how each row is trained: by the author, by us, and by us with
+goodness by class. ``runs`` trains one row with one seed and resumes where it was interrupted. ``tables`` and
+``figures`` write the results, and ``equivalence`` is the paper's section 6 in numbers.
 """

@@ -1,4 +1,4 @@
-"""Which unit, label encoding, negatives and local loss is best: every choice on the same budget."""
+"""Which unit, label encoding, negatives and local loss are best: every choice on the same budget."""
 
 import functools
 from collections.abc import Callable
@@ -23,12 +23,10 @@ from intff_lightning.negatives import HardLabels, NegativeSource, ShuffledLabels
 from intff_lightning.optim import CosineDecay
 from intff_lightning.units import AttentionUnit, ConvUnit, DenseUnit, HiddenUnit, RecurrentUnit
 
-__all__ = ["EPOCHS", "make_ablation"]
-
 EPOCHS = 10
 
 Options = Callable[[], dict[str, Any]]
-"""Makes the arguments that units of every kind take, anew for each."""
+"""Makes the arguments that units of every kind take, anew for each unit."""
 
 
 def _dense(options: Options) -> list[HiddenUnit]:
@@ -72,12 +70,12 @@ _LOSSES: dict[str, Callable[[], LocalLoss]] = {
 
 
 def make_ablation(variant: str, options: dict[str, Any]) -> tuple[IntFFModule, dict[str, Any]]:
-    """A network of two units, and the arguments of its datamodule.
+    """Make a network of two units, and the arguments of its datamodule.
 
     Args:
-        variant: ``unit | encoding | negatives | loss`` as :data:`~intff_lightning.reproduce.rows.ABLATION` has them;
-            the encoding ``channels`` is none: a goodness for every class.
-        options: of the datamodule.
+        variant: ``unit | encoding | negatives | loss`` as in :data:`~intff_lightning.reproduce.rows.ABLATION`; the
+            encoding ``channels`` means goodness by class and no label.
+        options: Arguments of the datamodule.
     """
     unit, encoding, negatives, loss = variant.split(" | ")
     by_class = encoding == "channels"

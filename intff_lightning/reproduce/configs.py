@@ -1,4 +1,4 @@
-"""Rows as config files of the command line: ``python -m intff_lightning fit --config FILE`` trains one."""
+"""Rows as config files of the command line: ``intff fit --config FILE`` trains one."""
 
 import re
 from collections.abc import Iterable
@@ -7,15 +7,13 @@ from typing import Any
 
 import yaml
 
-from intff_lightning.recipe import recipe
-from intff_lightning.reproduce.recipes import make_recipe
+from intff_lightning.recipe import to_recipe
+from intff_lightning.reproduce.procedures import make_procedure
 from intff_lightning.reproduce.rows import Row
-
-__all__ = ["config", "file_name", "write"]
 
 
 def file_name(row: Row, kind: str) -> str:
-    """``table1_intff_784_100-50_30-10_tuned.yaml``: units are apart by ``_``, a unit's layers by ``-``."""
+    """Return ``table1_intff_784_100-50_30-10_tuned.yaml``: ``_`` separates units, ``-`` the layers of a unit."""
     units = re.findall(r"\(([\w,]+)\)|(\w+)", row.network.removeprefix("(").removesuffix(")"))
     network = "_".join((unit or layer).replace(",", "-") for unit, layer in units)
     corruption = f"_{row.corruption}_{row.rate:g}" if row.table == "robustness" else ""
@@ -23,36 +21,50 @@ def file_name(row: Row, kind: str) -> str:
 
 
 def config(row: Row, kind: str) -> dict[str, Any]:
-    """The row as :mod:`intff_lightning.cli` reads it, seed 0.
-
-    Args:
-        row: of a table.
-        kind: of recipe.
-    """
-    made = make_recipe(row, kind, 0, "data")
-    data = recipe(made.data)
-    data["init_args"] = {
-        name: value
-        for name, value in data["init_args"].items()
-        if name not in ("data_dir", "seed") and value is not None  # those are the user's
-    }
+    """Return a row as :mod:`intff_lightning.cli` reads it, with seed 0; ``kind`` names its procedure."""
+    made = make_procedure(row, kind, 0, "data")
+    data = to_recipe(made.data)
+    for name in ("data_dir", "seed"):  # the user's choice
+        del data["init_args"][name]
     return {
         "seed_everything": 0,
         "trainer": {"max_epochs": made.epochs},
-        "model": recipe(made.module),
-        "data": data,
+        "model": _lean(to_recipe(made.module)),
+        "data": _lean(data),
     }
 
 
+def _lean(value: Any) -> Any:
+    """Leave out arguments that are ``None``, and empty ``init_args``."""
+    if isinstance(value, list):
+        return [_lean(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _lean(item) for name, item in value.items() if item is not None and item != {}}
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of numbers, and objects whose arguments are all numbers or words, on one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        flow = not any(isinstance(item, list | dict) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=flow)
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        arguments = mapping.get("init_args", {}).values()
+        flow = "class_path" in mapping and not any(isinstance(item, list | dict) for item in arguments)
+        return super().represent_mapping(tag, mapping, flow_style=flow)
+
+
 def write(table: str, rows: Iterable[tuple[Row, str]], folder: Path) -> None:
-    """Write a file for every row and kind of recipe."""
+    """Write one file per row and procedure."""
     folder.mkdir(parents=True, exist_ok=True)
     for row, kind in rows:
         path = folder / file_name(row, kind)
         paper = "" if row.paper_accuracy is None else f", {row.paper_accuracy:.2f} % in the paper"
         head = (
-            f"# {row.algorithm} {row.network} of {table}{paper}; the {kind} recipe, as written by\n"
-            f"# python -m intff_lightning.reproduce {table} --recipe {kind} --configs DIR\n"
+            f"# {row.algorithm} {row.network} of {table}{paper}; the {kind} procedure, as written by\n"
+            f"# python -m intff_lightning.reproduce {table} --procedure {kind} --configs DIR\n"
         )
-        path.write_text(head + yaml.safe_dump(config(row, kind), sort_keys=False, width=120))
+        path.write_text(head + yaml.dump(config(row, kind), Dumper=_Dumper, sort_keys=False, width=120))
         print(f"written: {path}")

@@ -15,23 +15,26 @@ from intff_lightning.optim import OptimizerFactory
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.units import DenseUnit
 
-__all__ = ["equivalence"]
-
 _THETA = 1.5
 
 
-def _batch(module: IntFFModule) -> PairedBatch:
-    """128 of scikit-learn's digits with wrong labels, float64."""
+def _batch() -> PairedBatch:
+    """Return 128 of scikit-learn's digits with wrong labels, in float64."""
     data = DigitsDataModule(batch_size=128, seed=0).dataset("train")
     assert data is not None
     image, target, index = data.__getitems__(range(128))  # type: ignore[attr-defined]  # in memory
     image = image.double()
     wrong = (target + 1 + index % 9) % 10
-    return PairedBatch(module.encoder(image, target), module.encoder(image, wrong), image, target, wrong.unsqueeze(1))
+    return PairedBatch(image, target, None, wrong.unsqueeze(1))
+
+
+def _inputs(module: IntFFModule, batch: PairedBatch) -> Tensor:
+    """Return the positive and then the negative network inputs, flattened."""
+    return torch.cat([module.encoder.positive(batch), module.encoder.negative(batch)]).flatten(1)
 
 
 def _still(parameters: Any) -> torch.optim.Optimizer:
-    """An optimizer that leaves weights where they are, and so keeps the gradients to look at."""
+    """Make an optimizer that leaves the weights, so that the gradients can be compared."""
     return torch.optim.SGD(parameters, lr=0.0)
 
 
@@ -44,7 +47,7 @@ def _module(units: list[list[int]]) -> IntFFModule:
 
 
 def _of_intff(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
-    """Gradients of one training step of the module itself, under Lightning."""
+    """Return the gradients of one training step of the module itself, under Lightning."""
     trainer = L.Trainer(
         max_steps=1,
         limit_val_batches=0,
@@ -62,13 +65,13 @@ def _of_intff(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
 
 
 def _of_ff(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
-    """Hinton's FF for one-layer units, by hand: no automatic differentiation.
+    """Compute the gradients of Hinton's FF for one-layer units by hand, without automatic differentiation.
 
-    With :math:`y = relu(W x + b)`, :math:`g = mean(y^2)` of n neurons, and the loss of both passes halved and averaged
+    With :math:`y = relu(W x + b)`, :math:`g = mean(y^2)` over n neurons, and the halved losses of both passes averaged
     over B samples, :math:`dL/dW = sum dL/dg (2 y / n) x^T`, where :math:`dL/dg` is :math:`-sigma(theta - g) / 2B` on
     positive and :math:`sigma(g - theta) / 2B` on negative data.
     """
-    x, size = torch.cat([batch.positive, batch.negative]).flatten(1), len(batch.target)
+    x, size = _inputs(module, batch), len(batch.target)
     sign = torch.tensor([-1.0, 1.0], dtype=x.dtype).repeat_interleave(size)
     gradients = []
     for unit in module.units:
@@ -83,8 +86,8 @@ def _of_ff(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
 
 
 def _of_summed_loss(module: IntFFModule, batch: PairedBatch) -> list[Tensor]:
-    """One backward pass of the summed local losses, every unit's input behind a stop-gradient."""
-    x, size = torch.cat([batch.positive, batch.negative]).flatten(1), len(batch.target)
+    """Return the gradients of one backward pass of the summed local losses, with a stop-gradient before every unit."""
+    x, size = _inputs(module, batch), len(batch.target)
     copies = [parameter.detach().clone().requires_grad_() for parameter in module.parameters()]
     remaining = iter(copies)
     total = torch.zeros((), dtype=x.dtype)
@@ -103,7 +106,7 @@ def equivalence() -> list[dict[str, Any]]:
     """Compare the gradients of IntFF's own training step with two independent computations, in float64.
 
     Returns:
-        A row per claim: ``claim``, ``network``, ``largest_difference`` (absolute), ``relative`` (to the largest
+        One row per claim: ``claim``, ``network``, ``largest_difference`` (absolute), ``relative`` (to the largest
         gradient).
     """
     claims = [
@@ -113,7 +116,7 @@ def equivalence() -> list[dict[str, Any]]:
     rows = []
     for claim, network, units, other in claims:
         module = _module(units)
-        batch = _batch(module)
+        batch = _batch()
         theirs = other(module, batch)
         ours = _of_intff(module, batch)
         difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))

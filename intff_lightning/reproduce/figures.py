@@ -10,26 +10,20 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no window
 
 from intff_lightning.corruptions import PaperMixture
 from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule
+from intff_lightning.reporting.plots import STYLES, save
 
-__all__ = ["draw_ablation", "draw_corruptions", "draw_losses", "draw_robustness"]
-
-# by algorithm, and whether goodness is by class; told apart in grey as well
+# by algorithm, and whether goodness is by class
 _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
-    ("intff", False): {"label": "IntFF", "color": "#0072b2", "marker": "o", "linestyle": "-"},
-    ("intff", True): {"label": "IntFF, channels", "color": "#009e73", "marker": "D", "linestyle": "-."},
-    ("ff", False): {"label": "FF", "color": "#e69f00", "marker": "s", "linestyle": "--"},
-    ("ff", True): {"label": "FF, channels", "color": "#cc79a7", "marker": "v", "linestyle": (0, (4, 1, 1, 1, 1, 1))},
-    ("bp", False): {"label": "BP", "color": "#000000", "marker": "^", "linestyle": ":"},
+    ("intff", False): {"label": "IntFF", **STYLES[0]},
+    ("intff", True): {"label": "IntFF, channels", **STYLES[3]},
+    ("ff", False): {"label": "FF", **STYLES[1]},
+    ("ff", True): {"label": "FF, channels", **STYLES[4]},
+    ("bp", False): {"label": "BP", **STYLES[2]},
 }
 
 
 def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Figure 3: mean local loss of every unit over the epochs, a panel per network.
-
-    Args:
-        rows: with ``network``, ``recipe``, and ``unit_losses`` ``[U][epochs]``.
-        path: of the PNG.
-    """
+    """Draw figure 3: the mean local loss of every unit over the epochs, one panel per network."""
     lines, columns = -(-len(rows) // 2), min(2, len(rows))
     figure = Figure(figsize=(5.2 * columns, 3.8 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
@@ -41,24 +35,20 @@ def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
             color = colormaps["viridis"](0.8 * k / max(1, count - 1))
             style = ("-", "--", ":", "-.")[k % 4]
             axes.plot(range(1, len(losses) + 1), losses, style, color=color, label=f"unit {k}")
-        axes.set(title=f"{row['network']}, {row['recipe']}", xlabel="epoch", ylabel="mean local loss", ylim=(0, None))
+        axes.set(
+            title=f"{row['network']}, {row['procedure']}", xlabel="epoch", ylabel="mean local loss", ylim=(0, None)
+        )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(True, alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_corruptions(data_dir: str, path: Path, seed: int = 0, columns: int = 10) -> list[dict[str, Any]]:
-    """Figure 4: samples of the paper's corrupted training set, a row per kind.
-
-    Args:
-        data_dir: folder of MNIST.
-        path: of the PNG.
-        seed: of the corruption.
-        columns: samples of each kind.
+    """Draw figure 4: samples of the paper's corrupted training set, one line per kind.
 
     Returns:
-        Name, number of samples, mean and standard deviation of the pixels, of every kind.
+        For each kind, its name, number of samples, and mean and standard deviation of the pixels.
     """
     datamodule = MNISTDataModule(data_dir, val_size=0, seed=seed, corruption=PaperMixture())
     datamodule.prepare_data()
@@ -83,24 +73,22 @@ def draw_corruptions(data_dir: str, path: Path, seed: int = 0, columns: int = 10
         rows.append({"kind": name, "samples": size, "share": share, "mean": float(mean), "std": float(std)})
         start += size
     figure.suptitle("Training images and the labels that they carry")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return rows
 
 
 def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Test accuracy against the corrupted share, and under each corruption alone.
+    """Draw test accuracy against the corrupted share, and under each corruption alone.
 
-    Args:
-        rows: of the robustness table; the author's are drawn of algorithms that have no others.
-        path: of the PNG.
+    Rows trained by the author's procedure are drawn only for algorithms that have no others.
     """
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     shares, kinds = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    ours = {row["algorithm"] for row in rows if row["recipe"] != "author"}
-    rows = [row for row in rows if row["recipe"] != "author" or row["algorithm"] not in ours]
+    ours = {row["algorithm"] for row in rows if row["procedure"] != "author"}
+    rows = [row for row in rows if row["procedure"] != "author" or row["algorithm"] not in ours]
     lines: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in rows:
-        lines.setdefault((row["algorithm"], row["recipe"] == "channels"), []).append(row)
+        lines.setdefault((row["algorithm"], row["procedure"] == "channels"), []).append(row)
     names = list(dict.fromkeys(row["corruption"] for row in rows if row["corruption"] not in ("clean", "mixture")))
     for place, kind in enumerate(kind for kind in _STYLES if kind in lines):
         mine, style, offset = lines[kind], _STYLES[kind], 0.6 * (place + 0.5) / len(lines) - 0.3
@@ -124,16 +112,11 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in (shares, kinds):
         axes.grid(True, alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Test accuracy of every variant, a bar each, best at the top.
-
-    Args:
-        rows: of the ablation.
-        path: of the PNG.
-    """
+    """Draw the test accuracy of every variant as a bar, the best at the top."""
     rows = sorted(rows, key=lambda row: row["accuracy_mean"])
     kinds = list(dict.fromkeys(row["network"].partition(" | ")[0] for row in rows))
     figure = Figure(figsize=(9, 1.2 + 0.27 * len(rows)), layout="constrained")
@@ -151,4 +134,4 @@ def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="test accuracy (%)", xlim=(0, 108), title="Unit | label encoding | negatives | local loss")
     axes.margins(y=0.01)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+    save(figure, path)

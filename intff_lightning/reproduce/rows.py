@@ -4,8 +4,6 @@ import ast
 import dataclasses
 from typing import Literal
 
-__all__ = ["ABLATION", "CONVOLUTION", "KINDS", "RECIPES", "Algorithm", "Row", "rows_of"]
-
 Algorithm = Literal["intff", "ff", "bp"]
 
 CONVOLUTION = "(784,32C3,64C3,128,48,10)"
@@ -15,8 +13,8 @@ KINDS = ("gaussian_pixels", "unloaded_rows", "noise_images", "label_noise")
 """Corruptions of the robustness table, each alone."""
 
 
-RECIPES = ("tuned", "channels", "author")
-"""In the order of the tables: ours; ours with a goodness for every class, of images without a label; the author's."""
+PROCEDURES = ("tuned", "channels", "author")
+"""How rows are trained, in the order of the tables: our procedure, ours with goodness by class, and the author's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +22,13 @@ class Row:
     """One line of a table: an algorithm on a network.
 
     Args:
-        table: its name.
+        table: Name of the table.
         algorithm: ``intff``, ``ff`` or ``bp``.
-        network: as the paper writes it: the number of pixels, then a width per layer; a parenthesis is one hidden
-            unit. The last width of a ``bp`` row is that of the softmax. In the ablation, the variant.
-        paper_accuracy: test accuracy that the paper reports, percent; ``None`` for rows that it has not.
-        corruption: of the training set: ``mixture`` is the paper's; ``clean`` is none; or one of :data:`KINDS`.
-        rate: share of corrupted samples.
+        network: The network as the paper writes it: the number of pixels, then one width per layer, with parentheses
+            around each hidden unit; a ``bp`` row ends with the width of the softmax. In the ablation, the variant.
+        paper_accuracy: Test accuracy in the paper, in percent; ``None`` for rows that are not in the paper.
+        corruption: Corruption of the training set: ``clean``, ``mixture`` (the paper's), or one of :data:`KINDS`.
+        rate: Share of corrupted samples.
     """
 
     table: str
@@ -42,17 +40,17 @@ class Row:
 
     @property
     def units(self) -> list[list[int]]:
-        """Widths of every hidden unit; of ``bp``, of every layer before the softmax."""
+        """Widths of each hidden unit, or for ``bp`` of each layer before the softmax."""
         _, *widths = ast.literal_eval(self.network)
         units = [list(width) if isinstance(width, tuple) else [width] for width in widths]
         return units[:-1] if self.algorithm == "bp" else units
 
     @property
-    def recipes(self) -> tuple[str, ...]:
-        """Recipes that the row has."""
+    def procedures(self) -> tuple[str, ...]:
+        """Procedures by which the row can be trained."""
         if self.table == "ablation":
             return ("tuned",)
-        return ("tuned", "author") if self.algorithm == "bp" else RECIPES
+        return ("tuned", "author") if self.algorithm == "bp" else PROCEDURES
 
 
 _TABLE1 = [
@@ -88,7 +86,7 @@ ABLATION = [
     *[("recurrent", encoding, "3 wrong", "both") for encoding in ("row", "fourier")],
     ("recurrent", "channels", "none", "cross-entropy"),
 ]
-"""Unit, label encoding, negatives, local loss; ``channels`` is a goodness by class, which needs neither of the two."""
+"""Unit, label encoding, negatives and local loss; ``channels`` is goodness by class, without labels and negatives."""
 
 
 def _robustness() -> list[Row]:
@@ -102,7 +100,7 @@ def _robustness() -> list[Row]:
 
 
 def rows_of(table: str) -> list[Row]:
-    """Rows of ``table1``, ``table2``, ``figure3``, ``robustness`` or ``ablation``."""
+    """Return the rows of ``table1``, ``table2``, ``figure3``, ``robustness`` or ``ablation``."""
     rows = {
         "table1": _TABLE1,
         "table2": _TABLE2,

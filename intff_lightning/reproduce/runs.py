@@ -12,21 +12,20 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
-from intff_lightning.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from intff_lightning.recipe import recipe
-from intff_lightning.reproduce.recipes import make_recipe
+from intff_lightning.callbacks import BestCheckpoint, GoodnessAccuracy, GoodnessLogger, LastCheckpoint
+from intff_lightning.checkpoints import AtomicCheckpointIO
+from intff_lightning.files import atomic_write
+from intff_lightning.recipe import to_recipe
+from intff_lightning.reproduce.procedures import make_procedure
 from intff_lightning.reproduce.rows import Row
-
-__all__ = ["Run"]
 
 
 class _History(Callback):
-    """Keeps the metrics and seconds of every epoch, in the checkpoint too, and tells how the run goes.
+    """Keeps the metrics and seconds of every epoch, also in the checkpoint, and reports progress.
 
     Args:
-        say: is told a line, at most once in ``interval`` seconds.
-        interval: in seconds.
+        say: Prints one line; it is called at most once per ``interval``.
+        interval: Time between two lines, in seconds.
     """
 
     def __init__(self, say: Callable[[str], None], interval: float = 10.0) -> None:
@@ -35,11 +34,9 @@ class _History(Callback):
         self._begun = self._said = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
         self._begun = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the epoch."""
         now = time.perf_counter()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.epochs.append({**metrics, "seconds": now - self._begun})
@@ -51,11 +48,9 @@ class _History(Callback):
             self.say(f"epoch {len(self.epochs)} of {trainer.max_epochs}{accuracy}, about {wait:.0f} s left")
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs so far."""
         return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a checkpoint's epochs."""
         self.epochs = list(state_dict["epochs"])
 
 
@@ -64,35 +59,35 @@ class Run:
     """One row with one seed.
 
     Args:
-        row: of a table.
-        recipe: of :data:`~intff_lightning.reproduce.rows.RECIPES`.
-        seed: of weights, order, negatives, augmentation and corruption.
-        quick: a few steps on a few images, to see the shape of it.
+        row: Row of a table.
+        procedure: One of :data:`~intff_lightning.reproduce.rows.PROCEDURES`.
+        seed: Seed of weights, order, negatives, augmentation and corruption.
+        quick: Train a few steps on a few images, to see the shape of the result.
     """
 
     row: Row
-    recipe: str
+    procedure: str
     seed: int
     quick: bool = False
 
     @property
     def name(self) -> str:
-        """Of its folder: runs that two tables share have one."""
+        """Name of the run's folder; a run that two tables share has only one."""
         row = self.row
         corruption = "clean" if row.corruption == "clean" else f"{row.corruption}_{row.rate:g}"
         network = row.network.replace("(", "[").replace(")", "]")  # a shell would want those quoted
         network = network.replace(" | ", "-").replace(" ", "-")
-        return "_".join([row.algorithm, network, corruption, self.recipe, f"seed{self.seed}"])
+        return "_".join([row.algorithm, network, corruption, self.procedure, f"seed{self.seed}"])
 
     def result(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-        """Train and test it, or read what an earlier call has written.
+        """Train and test the network, or read what an earlier call has written.
 
-        A run that was interrupted goes on from its last epoch. One whose recipe has changed since starts anew.
+        A run that was interrupted resumes from its last epoch. A run whose recipe has changed since starts anew.
 
         Args:
-            data_dir: folder of MNIST.
-            folder: of all runs; this one's is ``folder / name``.
-            say: is told how the training goes, a line at a time.
+            data_dir: Folder of MNIST.
+            folder: Folder of all runs; this one's is ``folder / name``.
+            say: Prints one line of progress.
 
         Returns:
             ``test_accuracy`` (percent), ``unit_accuracy`` (of each unit alone, percent), ``parameters``, ``epochs``,
@@ -100,8 +95,8 @@ class Run:
             ``history`` (the metrics of each epoch).
         """
         L.seed_everything(self.seed, verbose=False)
-        made = make_recipe(self.row, self.recipe, self.seed, data_dir, self.quick)
-        plain = {"module": recipe(made.module), "data": recipe(made.data), "epochs": made.epochs}
+        made = make_procedure(self.row, self.procedure, self.seed, data_dir, self.quick)
+        plain = {"module": to_recipe(made.module), "data": to_recipe(made.data), "epochs": made.epochs}
         plain["data"]["init_args"].pop("data_dir")  # a moved folder must not start runs anew
         folder = folder / self.name
         done = folder / "result.json"
@@ -130,7 +125,7 @@ class Run:
         trainer.fit(made.module, made.data, ckpt_path=str(resumable) if resumable.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        epochs = list(history.epochs)  # the test below gives callbacks the state of the best epoch
+        epochs = list(history.epochs)  # the test below loads the callbacks' state at the best epoch
         chosen = best.best_model_path or str(resumable)
         (metrics,) = trainer.test(made.module, datamodule=made.data, ckpt_path=chosen, verbose=False)
         units = [name for name in metrics if name.startswith("test/accuracy/unit_")]
@@ -157,7 +152,5 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")

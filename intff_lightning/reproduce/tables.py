@@ -1,47 +1,23 @@
 """Results over seeds as a table: on the screen, in JSON, in Markdown."""
 
-import datetime
-import json
-import platform
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-import torchvision
 from rich.table import Table
 
-from intff_lightning._version import __version__
+from intff_lightning.reporting.results import about, markdown_table
 from intff_lightning.reproduce.rows import Row
 
-__all__ = ["about", "markdown", "plain", "plain_markdown", "screen", "summarize", "write"]
 
-
-def about() -> dict[str, Any]:
-    """Versions and machine, and the date."""
-    return {
-        "versions": {
-            "intff_lightning": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "lightning": lightning.__version__,
-        },
-        "machine": platform.machine(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
-    """One line of a table from the results of its seeds.
+def summarize(row: Row, procedure: str, results: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
+    """Make one line of a table from the results of its seeds.
 
     Args:
-        row: of the table.
-        recipe: of :data:`~intff_lightning.reproduce.rows.RECIPES`.
-        results: of :meth:`~intff_lightning.reproduce.runs.Run.result`, one a seed, from seed 0 on.
-        command: that made them.
+        row: Row of the table.
+        procedure: One of :data:`~intff_lightning.reproduce.rows.PROCEDURES`.
+        results: Results of :meth:`~intff_lightning.reproduce.runs.Run.result`, one per seed, from seed 0 on.
+        command: Command line that made them.
     """
     accuracy = [result["test_accuracy"] for result in results]
     units = len(results[0]["unit_accuracy"])
@@ -50,7 +26,7 @@ def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command:
         "table": row.table,
         "algorithm": row.algorithm,
         "network": row.network,
-        "recipe": recipe,
+        "procedure": procedure,
         "corruption": row.corruption,
         "rate": row.rate,
         "paper_accuracy": row.paper_accuracy,
@@ -69,7 +45,7 @@ def summarize(row: Row, recipe: str, results: Sequence[dict[str, Any]], command:
         "command": command,
         **about(),
     }
-    if row.table == "figure3":  # mean local loss of every unit, by epoch, of the first seed
+    if row.table == "figure3":  # mean local loss of every unit and epoch, for the first seed
         line["unit_losses"] = [[epoch[f"train/loss/unit_{k}"] for epoch in results[0]["history"]] for k in range(units)]
     return line
 
@@ -78,7 +54,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "algorithm": ("algorithm", lambda row: {"intff": "IntFF", "ff": "FF", "bp": "BP"}[row["algorithm"]]),
     "network": ("network", lambda row: row["network"]),
     "corruption": ("training set", lambda row: _training_set(row)),
-    "recipe": ("recipe", lambda row: row["recipe"]),
+    "procedure": ("procedure", lambda row: row["procedure"]),
     "paper_accuracy": ("paper %", lambda row: "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.2f}"),
     "accuracy_mean": ("test accuracy %", lambda row: _accuracy(row)),
     "unit_accuracy_mean": (
@@ -103,7 +79,7 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Columns that say something of these rows."""
+    """Return the columns in which these rows have something to say."""
     hidden = set()
     if len({(row["corruption"], row["rate"]) for row in rows}) == 1:
         hidden.add("corruption")
@@ -113,12 +89,12 @@ def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def screen(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """The table for a terminal."""
+    """Make the table for a terminal."""
     table = Table(title=title, title_justify="left")
     names = _shown(rows)
     for name in names:
-        left = name in ("algorithm", "network", "corruption", "recipe")
-        # a long list of units folds, a number must not
+        left = name in ("algorithm", "network", "corruption", "procedure")
+        # a long list of units may fold, a number must not
         table.add_column(_COLUMNS[name][0], justify="left" if left else "right", no_wrap=name != "unit_accuracy_mean")
     for row in rows:
         table.add_row(*(_COLUMNS[name][1](row) for name in names))
@@ -126,12 +102,12 @@ def screen(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def markdown(title: str, rows: Sequence[dict[str, Any]], note: str) -> str:
-    """The table for a file, with what made it."""
+    """Return the table for a file, with the commands that made it."""
     names = _shown(rows)
     made = {
-        f"`{row['command']}`: torch {row['versions']['torch']}, {row['device']}, {row['threads']} threads a run, "
+        f"`{row['command']}`: torch {row['versions']['torch']}, {row['device']}, {row['threads']} threads per run, "
         f"{row['date']}.": None
-        for row in rows  # not all of them need be of one call
+        for row in rows  # rows may come from several calls
     }
     header = [_COLUMNS[name][0] for name in names]
     lines = [[_COLUMNS[name][1](row) for name in names] for row in rows]
@@ -139,15 +115,14 @@ def markdown(title: str, rows: Sequence[dict[str, Any]], note: str) -> str:
 
 
 def _document(head: list[str], header: list[str], lines: list[list[str]]) -> str:
-    table = ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]
-    return "\n".join([*head, "", *table]) + "\n"
+    return "\n".join([*head, "", markdown_table(header, lines)])
 
 
 _ALWAYS = ("table", "command", "versions", "machine", "date")
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Names and values of what differs from row to row."""
+    """Return names and values of what differs from row to row."""
     names = [name for name in rows[0] if name not in _ALWAYS]
     values = [
         [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows
@@ -156,7 +131,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def plain(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Rows of any kind for a terminal."""
+    """Make a table of any rows for a terminal."""
     header, *lines = _cells(rows)
     table = Table(*header, title=title, title_justify="left")
     for line in lines:
@@ -165,15 +140,7 @@ def plain(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def plain_markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of any kind for a file."""
+    """Return a table of any rows for a file."""
     header, *lines = _cells(rows)
     made = f"`{rows[0]['command']}`, torch {rows[0]['versions']['torch']}, {rows[0]['date']}."
     return _document([f"# {title}", "", made], header, lines)
-
-
-def write(name: str, out: Path, rows: Sequence[dict[str, Any]], text: str) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``."""
-    paths = [out / f"{name}.json", out / f"{name}.md"]
-    paths[0].write_text(json.dumps(list(rows), indent=1) + "\n")
-    paths[1].write_text(text)
-    return paths

@@ -1,13 +1,20 @@
-"""Hidden units: one to three layers with a local loss and an optimizer of their own (section 3.2 of the paper)."""
+"""Hidden units: one to three layers with a local loss and an optimizer of their own (Tang 2023, section 3.2)."""
 
 from intff_lightning.units.attention import AttentionUnit
 from intff_lightning.units.conv import ConvUnit
 from intff_lightning.units.dense import DenseUnit
 from intff_lightning.units.hidden import HiddenUnit, UnitStack
 from intff_lightning.units.recurrent import RecurrentUnit
+from intff_lightning.units.splitting import split
 from intff_lightning.units.torchvision import TorchvisionUnit
 
-__all__ = ["AttentionUnit", "ConvUnit", "DenseUnit", "HiddenUnit", "RecurrentUnit", "TorchvisionUnit", "UnitStack"]
-
-for _unit in (AttentionUnit, ConvUnit, DenseUnit, HiddenUnit, RecurrentUnit, TorchvisionUnit):
-    _unit.__module__ = __name__  # checkpoints and config files name this folder, whatever file a unit lies in
+__all__ = [
+    "AttentionUnit",
+    "ConvUnit",
+    "DenseUnit",
+    "HiddenUnit",
+    "RecurrentUnit",
+    "TorchvisionUnit",
+    "UnitStack",
+    "split",
+]

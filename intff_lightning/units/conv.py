@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.units.hidden import HiddenUnit, Initialization, activation_layer, initialize
 
-__all__ = ["ConvUnit", "ResidualBlock"]
-
 Norm = Literal["none", "batch", "group"]
 
 
@@ -19,12 +17,12 @@ def _norm(kind: Norm, channels: int, groups: int) -> list[nn.Module]:
 
 
 class ResidualBlock(nn.Module):
-    """A layer beside a shortcut: ``activation(layer(x) + shortcut(x))``; the shortcut projects where sizes change.
+    """A layer beside a shortcut: ``activation(layer(x) + shortcut(x))``. The shortcut projects if sizes change.
 
     Args:
-        layer: convolution and normalization.
-        shortcut: identity, or a convolution of one pixel.
-        activation: after the sum.
+        layer: Convolution and normalization.
+        shortcut: Identity, or a 1x1 convolution.
+        activation: Activation function of the sum.
     """
 
     def __init__(self, layer: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
@@ -32,28 +30,27 @@ class ResidualBlock(nn.Module):
         self.layer, self.shortcut, self.activation = layer, shortcut, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to ``(B, D, H', W')``."""
         h: Tensor = self.activation(self.layer(x) + self.shortcut(x))
         return h
 
 
 class ConvUnit(HiddenUnit):
-    """A unit of convolutions, ``[Conv -> norm -> activation]`` for every entry of ``channels``, then a pooling.
+    """A unit of convolutions: ``[Conv -> norm -> activation]`` per entry of ``channels``, then pooling.
 
-    Inputs are images or maps ``(C, H, W)``. Batch normalization takes its statistics over positive and negative data
-    together, as the pair is one batch.
+    Inputs are images or maps ``(C, H, W)``. Batch normalization computes its statistics over positive and negative data
+    together.
 
     Args:
-        channels: of each layer's output.
-        kernel_size: of all of them, odd; padding keeps height and width.
-        stride: of the first layer.
-        pool: size of the max-pooling at the end; 1 for none.
-        norm: after each convolution: ``none``, ``batch`` or ``group``.
-        groups: of the group normalization.
-        residual: every layer learns what is to be added to its input (He et al. 2016).
-        activation: after every layer, the name of a class of :mod:`torch.nn`.
-        initialization: see :class:`~intff_lightning.units.DenseUnit`.
-        **options: of :class:`~intff_lightning.units.HiddenUnit`.
+        channels: Number of output channels of each layer.
+        kernel_size: Kernel size of all layers, odd; padding keeps height and width.
+        stride: Stride of the first layer.
+        pool: Size of the max-pooling at the end; 1 for none.
+        norm: Normalization after each convolution: ``none``, ``batch`` or ``group``.
+        groups: Number of groups of the group normalization.
+        residual: Add each layer's input to its output (He et al. 2016).
+        activation: Activation function after each layer, by the name of its class in :mod:`torch.nn`.
+        initialization: Initialization of the weights, see :class:`~intff_lightning.units.DenseUnit`.
+        **options: Arguments of :class:`~intff_lightning.units.HiddenUnit`.
     """
 
     def __init__(
@@ -78,17 +75,16 @@ class ConvUnit(HiddenUnit):
             raise ConfigurationError(f"stride={stride} and pool={pool} must be 1 or more.")
         if norm == "group" and any(width % groups for width in channels):
             raise ConfigurationError(f"groups={groups} does not divide channels={list(channels)}.")
-        activation_layer(activation)  # or it is refused
+        activation_layer(activation)  # refuses unknown names now, not when the body is built
         self.channels, self.kernel_size, self.stride, self.pool = list(channels), kernel_size, stride, pool
         self.norm, self.groups, self.residual = norm, groups, residual
         self.activation, self.initialization = activation, initialization
 
     def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """See :meth:`HiddenUnit.make_body`."""
         if len(input_shape) != 3:
             raise ConfigurationError(
                 f"is convolutional and needs maps (C, H, W), not an input of shape {input_shape}: put it first, or "
-                "after units that hand over maps."
+                "after units whose output is maps."
             )
         layers: list[nn.Module] = []
         before = input_shape[0]
@@ -110,13 +106,12 @@ class ConvUnit(HiddenUnit):
         return nn.Sequential(*layers)
 
     def _conv(self, before: int, width: int, kernel_size: int, stride: int) -> nn.Conv2d:
-        # a normalization has a bias of its own
+        # the normalization has its own bias
         conv = nn.Conv2d(before, width, kernel_size, stride, kernel_size // 2, bias=self.norm == "none")
         initialize(conv, self.initialization)
         return conv
 
     def describe(self) -> str:
-        """Channels, pooling, normalization, for tables."""
         parts = [f"conv {'-'.join(map(str, self.channels))}", f"{self.kernel_size}x{self.kernel_size}"]
         parts += ["residual"] if self.residual else []
         parts += [f"{self.norm} norm"] if self.norm != "none" else []

@@ -1,5 +1,6 @@
-"""Hidden units: one to three layers with a local loss and an optimizer of their own (section 3.2 of the paper)."""
+"""Hidden units: one to three layers with a local loss and an optimizer of their own (Tang 2023, section 3.2)."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,27 +11,28 @@ from torch import Tensor, nn
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.modes import evaluating
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
-from intff_lightning.recipe import Recorded, build
-
-__all__ = ["HiddenUnit", "UnitStack", "activation_layer", "initialize"]
+from intff_lightning.recipe import RecordedModule, from_recipe
 
 
-class HiddenUnit(Recorded, nn.Module):
-    r"""A unit around any body: :math:`h = f(\operatorname{normalize}(x))`, trained on :math:`L(g(h))` alone.
+class HiddenUnit(RecordedModule):
+    r"""A unit around any body: :math:`h = f(\operatorname{normalize}(x))`, trained on its local loss :math:`L(g(h))`.
 
     Args:
-        body: any module ``(B, *) -> (B, *)``; the last activation belongs to it (the paper ends on ReLU).
-        normalization: of the unit's input; default :class:`~intff_lightning.local.UnitL2`.
-        goodness: of the unit's output; default :class:`~intff_lightning.local.MeanSquares`.
-        loss: default :class:`~intff_lightning.local.SoftplusLoss`.
-        optimizer: of this unit, in place of the module's: ``parameters -> Optimizer``.
-        scheduler: of this unit's learning rate, in place of the module's: ``optimizer -> LRScheduler``.
-        gradient_clip_val: of this unit, in place of the module's.
+        body: Any module ``(B, *) -> (B, *)``, including its last activation function (ReLU in the paper).
+        normalization: Normalization of the unit's input; ``None`` takes the module's default, else
+            :class:`~intff_lightning.local.UnitL2`.
+        goodness: Goodness of the unit's output; ``None`` takes the module's default, else
+            :class:`~intff_lightning.local.MeanSquares`.
+        loss: Local loss; ``None`` takes the module's default, else :class:`~intff_lightning.local.SoftplusLoss`.
+        optimizer: Optimizer of this unit, ``parameters -> Optimizer``; ``None`` takes the module's.
+        scheduler: Learning-rate schedule of this unit, ``optimizer -> LRScheduler``; ``None`` takes the module's.
+        gradient_clip_val: Gradient clipping of this unit; ``None`` takes the module's.
     """
 
     output_shape: tuple[int, ...] = ()
-    """Of one sample, once the body is built."""
+    """Shape of one sample's activations, known after :meth:`setup`."""
 
     def __init__(
         self,
@@ -48,58 +50,57 @@ class HiddenUnit(Recorded, nn.Module):
         self.goodness = MeanSquares() if goodness is None else goodness
         self.loss = SoftplusLoss() if loss is None else loss
         self.optimizer, self.scheduler, self.gradient_clip_val = optimizer, scheduler, gradient_clip_val
+        own = {"normalization": normalization, "goodness": goodness, "loss": loss}
+        self._own_parts = {name for name, part in own.items() if part is not None}
+
+    def use_defaults(self, **parts: nn.Module | None) -> None:
+        """Take copies of the parts that this unit was not given: ``normalization``, ``goodness`` and ``loss``."""
+        for name, part in parts.items():
+            if part is not None and name not in self._own_parts:
+                self.add_module(name, copy.deepcopy(part))
 
     def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Build the body for inputs ``(B, *input_shape)``; families override it, a given body is returned as it is."""
+        """Return the body for inputs ``(B, *input_shape)``. Unit families override it; a given body stays."""
         return self.body
 
-    def materialize(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Build the body for this input, once.
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Build the body and prepare the goodness. The module calls this once.
 
         Args:
-            input_shape: of one sample, as the unit before hands it over.
-
-        Returns:
-            Shape of one output sample.
+            input_shape: Shape of one sample of the unit's input.
+            num_classes: Number of classes.
 
         Raises:
-            ConfigurationError: the body does not accept the input, or the goodness not the output.
+            ConfigurationError: The body does not accept the input, or the goodness does not accept the body's output.
         """
         self.body = self.make_body(input_shape)
-        mode = self.training
-        self.eval()  # a look at the shapes must not move batch statistics or draw dropout masks
+        like = next(self.parameters(), torch.empty(0))
         try:
-            parameter = next(self.parameters(), torch.empty(0))
-            with torch.no_grad():
-                output = self(torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device))
+            # eval mode: a look at the shapes must not move batch statistics or draw dropout masks
+            with torch.no_grad(), evaluating(self):
+                output = self(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
+                self.output_shape = tuple(output.shape[1:])
+                self.goodness.setup(self.output_shape, num_classes)
                 goodness = self.goodness(output)
         except ConfigurationError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigurationError(f"cannot take an input of shape {tuple(input_shape)}: {reason}") from None
-        finally:
-            self.train(mode)
-        expected = (2, self.goodness.num_classes) if getattr(self.goodness, "by_class", False) else (2,)
+        expected = (2, num_classes) if self.goodness.by_class else (2,)
         if tuple(goodness.shape) != expected:
             raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; {expected} is needed.")
-        self.output_shape = tuple(output.shape[1:])
-        return self.output_shape
 
     def forward(self, x: Tensor | LabelledImages) -> Tensor:
-        """Activations ``(B, *)`` of the output neurons.
+        """Return the activations ``(B, *)`` of the output neurons.
 
         Args:
-            x: ``(B, *)`` before normalization, or B images under L labels each, for ``(L * B, *)`` activations.
+            x: Inputs ``(B, *)`` before normalization, or B images under L labels each, which give ``(L * B, *)``.
         """
-        return self.layers(x)[-1]
+        return self.activations(x)[-1]
 
-    def describe(self) -> str:
-        """A few words on the body, for tables."""
-        return type(self.body).__name__
-
-    def layers(self, x: Tensor | LabelledImages) -> list[Tensor]:
-        """Activations of every layer: the body's children where it is a Sequential, else its output alone."""
+    def activations(self, x: Tensor | LabelledImages) -> list[Tensor]:
+        """Return the activations ``(B, *)`` of each layer: each child of a Sequential body, or the body itself."""
         h: Tensor = self.normalization(x.dense() if isinstance(x, LabelledImages) else x)
         outputs = []
         for layer in self.body if isinstance(self.body, nn.Sequential) else [self.body]:
@@ -107,12 +108,16 @@ class HiddenUnit(Recorded, nn.Module):
             outputs.append(h)
         return outputs
 
+    def describe(self) -> str:
+        """Describe the body in a few words, for tables."""
+        return type(self.body).__name__
+
 
 Initialization = Literal["default", "glorot_uniform", "kaiming_normal"]
 
 
 def initialize(layer: nn.Module, initialization: Initialization) -> None:
-    """Draw a layer's weights: torch's ``default``, or ``glorot_uniform`` or ``kaiming_normal`` with zero bias."""
+    """Draw the weights of a layer: torch's ``default``, or ``glorot_uniform`` or ``kaiming_normal`` with zero bias."""
     if initialization == "default":
         return
     weight: Any = layer.weight
@@ -125,15 +130,15 @@ def initialize(layer: nn.Module, initialization: Initialization) -> None:
 
 
 def activation_layer(name: str) -> nn.Module:
-    """An activation by the name of its class in :mod:`torch.nn`, in place where it can be.
+    """Make an activation function by the name of its class in :mod:`torch.nn`, in place if it can be.
 
     Raises:
-        ConfigurationError: there is no such class.
+        ConfigurationError: There is no such class.
     """
-    kind = getattr(nn, name, None)
+    kind = vars(nn).get(name)
     if not isinstance(kind, type):
-        raise ConfigurationError(f"activation={name!r}: torch.nn has no such class; ReLU or GELU, say.")
-    # the backward pass of the layer before does not need its output, so half of the activations go
+        raise ConfigurationError(f"activation={name!r}: torch.nn has no such class; ReLU or GELU, for example.")
+    # the layer before does not need its output for its backward pass, so this halves the memory of activations
     options = {"inplace": True} if "inplace" in inspect.signature(kind).parameters else {}
     layer: nn.Module = kind(**options)
     return layer
@@ -143,14 +148,14 @@ class UnitStack(nn.ModuleList):
     """The hidden units of a network, in order.
 
     Args:
-        units: hidden units, recipes of them, or plain modules, which become the bodies of units.
+        units: Hidden units, recipes of units, or plain modules, which become the bodies of units.
 
     Raises:
-        ConfigurationError: there is none, or one is no module.
+        ConfigurationError: There is no unit, or one is not a module.
     """
 
     def __init__(self, units: Iterable[Any]) -> None:
-        members = build(list(units))
+        members = from_recipe(list(units))
         for k, unit in enumerate(members):
             if not isinstance(unit, nn.Module):
                 raise ConfigurationError(f"unit_{k} is {unit!r}: a HiddenUnit, or any torch.nn.Module, is needed.")

@@ -1,4 +1,4 @@
-"""Units that are pieces of torchvision's networks, by name: the form of ``split`` for config files and checkpoints."""
+"""Units that are pieces of torchvision's networks: ``split`` for config files and checkpoints."""
 
 from typing import Any
 
@@ -6,21 +6,19 @@ import torchvision
 from torch import nn
 
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.splitting import split
 from intff_lightning.units.hidden import HiddenUnit
-
-__all__ = ["TorchvisionUnit"]
+from intff_lightning.units.splitting import split
 
 
 class TorchvisionUnit(HiddenUnit):
-    """What a network of torchvision computes from one of its submodules up to another.
+    """The part of a torchvision network from one of its submodules up to another.
 
     Args:
-        model: name of the network, ``resnet18`` for example.
-        begin: submodule that the unit begins with; ``None`` is the network's beginning.
-        end: submodule before which it ends; ``None`` is the network's end.
-        weights: of torchvision's pretrained ones, by name (``DEFAULT``); ``None`` draws new ones.
-        **options: of :class:`~intff_lightning.units.HiddenUnit`.
+        model: Name of the network, for example ``resnet18``.
+        begin: First submodule of the unit; ``None`` is the network's beginning.
+        end: Submodule before which the unit ends; ``None`` is the network's end.
+        weights: Name of torchvision's pretrained weights (``DEFAULT``); ``None`` draws new weights.
+        **options: Arguments of :class:`~intff_lightning.units.HiddenUnit`.
     """
 
     def __init__(
@@ -37,10 +35,8 @@ class TorchvisionUnit(HiddenUnit):
         self.model, self.begin, self.end, self.weights = model, begin, end, weights
 
     def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """See :meth:`HiddenUnit.make_body`."""
         network = torchvision.models.get_model(self.model, weights=self.weights)
         return split(network, at=[] if self.begin is None else [self.begin], until=self.end)[-1]
 
     def describe(self) -> str:
-        """Network and piece, for tables."""
         return f"{self.model} {self.begin or 'input'} to {self.end or 'output'}"

@@ -1,0 +1,331 @@
+"""IntFFCLI: Lightning's command line with the package's callbacks, loggers and messages."""
+
+import argparse
+import difflib
+import inspect
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch.distributed
+import yaml
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from rich.console import Console
+
+import intff_lightning.augmentations
+import intff_lightning.backprop
+import intff_lightning.corruptions
+import intff_lightning.datamodules
+import intff_lightning.module
+import intff_lightning.negatives
+import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
+from intff_lightning import callbacks as ours
+from intff_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, read_checkpoint, resumed_version
+from intff_lightning.classifier import LabelClassifier
+from intff_lightning.cli.csv_logger import ResumableCSVLogger
+from intff_lightning.cli.messages import known_options, shorten
+from intff_lightning.datamodules import PairedDataModule
+from intff_lightning.errors import ConfigurationError, explain
+from intff_lightning.lightning_compat import CompatCLI, quiet
+from intff_lightning.network import Network
+from intff_lightning.recipe import Recorded
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""Folder of the packaged config files."""
+
+_EXAMPLES = """Train networks with the Integrated Forward-Forward algorithm: local losses, no global backward pass.
+
+  intff fit --config digits
+  intff fit --config mnist --data.data_dir DIR --trainer.max_epochs 5
+  intff test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+  intff predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+
+`intff` and `python -m intff_lightning` are the same. --config takes a file, or the name of a packaged config. Every
+argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of the examples."""
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in a few lines, without the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"error: {shorten(message, known_options(self))}\n")
+        sys.exit(2)
+
+
+class IntFFCLI(CompatCLI):
+    """LightningCLI with the package's callbacks and loggers by default, and a test of the best weights after fit."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Forbid abbreviations: a mistyped option must not pass for another."""
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments. What a checkpoint says of its network and data comes first, so that they override it."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                argv = _with_config_files(list(args))
+            except ConfigurationError as error:
+                parser.error(str(error))
+            self.config = parser.parse_args(_with_recipes(argv, folder))
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(ours.LinearProbe, "probe")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best weights when fit is done.")
+
+    # ---------------------------------------------------------------- the Trainer
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the default callbacks, loggers and checkpoint plugin, unless the user gives others."""
+        options = {**self.value("trainer", {}), **kwargs}
+        if options.get("barebones"):  # nothing but the loop
+            return self.make_trainer(options)
+        progress = options.get("enable_progress_bar")
+        progress = sys.stdout.isatty() if progress is None else bool(progress)
+        given = _as_list(options.get("callbacks"))
+        kinds = {type(callback) for callback in given}
+        defaults = self._default_callbacks(options, given, progress)
+        plugins = _as_list(options.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        if options.get("logger") in (None, True) and not options.get("fast_dev_run"):
+            options["logger"] = self._default_loggers(Path(options.get("default_root_dir") or "."))
+        if options.get("enable_model_summary") is None:  # TerminalReport says more about the units
+            options["enable_model_summary"] = False
+        options |= {
+            "callbacks": given + [callback for callback in defaults if type(callback) not in kinds],
+            "plugins": plugins,
+            "enable_progress_bar": progress,
+        }
+        return self.make_trainer(options)
+
+    def _default_callbacks(self, options: dict[str, Any], given: list[Callback], progress: bool) -> list[Callback]:
+        bar = [ours.UnitProgress()] if progress and not any(isinstance(c, ProgressBar) for c in given) else []
+        probe = self._probe()
+        if self.subcommand == "predict":
+            return [ours.PredictionWriter(), *bar]
+        report = ours.TerminalReport(epoch_lines=not progress)
+        callbacks = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), *([probe] if probe else []), report]
+        if self.subcommand == "fit" and not options.get("fast_dev_run"):
+            callbacks.append(ours.TrainingFigures())
+            own = (ours.BestCheckpoint, ours.LastCheckpoint)
+            others = [c for c in given if isinstance(c, ModelCheckpoint) and not isinstance(c, own)]
+            if options.get("enable_checkpointing") is not False and not others:
+                best = "val/probe_accuracy" if self._unsupervised() else "val/accuracy"
+                callbacks += [ours.BestCheckpoint(best), ours.LastCheckpoint()]
+        return [*callbacks, *bar]
+
+    def _unsupervised(self) -> bool:
+        return isinstance(self.model, LabelClassifier) and self.model.unsupervised
+
+    def _probe(self) -> ours.LinearProbe | None:
+        """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""
+        probe: ours.LinearProbe = self.value("probe")
+        if isinstance(self.model, LabelClassifier) and not self.model.by_class:
+            if self._unsupervised():  # only the probe can choose the best weights
+                probe.every_n_epochs = probe.every_n_epochs or 1
+            return probe
+        if not _is_default(probe):
+            raise ConfigurationError(
+                "this network needs no linear probe (it is asked for the classes themselves):\n"
+                "leave the options --probe.* out."
+            )
+        return None
+
+    def _default_loggers(self, root: Path) -> list[Logger]:
+        _check_writable(root)
+        if self.subcommand != "fit":
+            return [ResumableCSVLogger(root)]
+        path = self.value("ckpt_path")
+        version, step, row = resumed_version(path, root), None, None
+        if version is not None:
+            checkpoint = read_checkpoint(path)
+            step, row = checkpoint["global_step"], checkpoint["callbacks"].get("LastCheckpoint", {}).get("epoch_row")
+        table = ResumableCSVLogger(root, version, resume_step=step, epoch_row=row)
+        return [table, TensorBoardLogger(root, version=table.version, purge_step=step)]
+
+    # ---------------------------------------------------------------- before and after a command
+
+    def before_fit(self) -> None:
+        """Keep the configuration beside the results."""
+        log_dir = self.trainer.log_dir
+        if log_dir and self.trainer.is_global_zero and self.trainer.loggers:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            self.save_config(Path(log_dir) / "config.yaml")
+
+    before_predict = before_fit
+
+    def before_validate(self) -> None:
+        """Keep the configuration; Lightning's table of results would repeat ours."""
+        self.before_fit()
+        self.config_init[self.subcommand]["verbose"] = False
+
+    before_test = before_validate
+
+    def after_fit(self) -> None:
+        """Test the best weights, and print where everything is."""
+        trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
+        checkpoint = trainer.checkpoint_callback
+        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+        paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]
+        if self.config["fit"]["test_after_fit"] and not trainer.fast_dev_run and not trainer.barebones:
+            if not best or not Path(best).is_file():
+                print("no best checkpoint was kept (there is no validation data): the last weights are tested")
+            trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
+        log_dir = trainer.log_dir  # on every process: it asks the first one
+        if trainer.is_global_zero and log_dir:
+            _print_places(Path(log_dir), [Path(path) for path in paths if path])
+
+    def after_predict(self) -> None:
+        """Print where the predictions are."""
+        trainer: Any = self.trainer
+        for writer in trainer.callbacks:
+            if isinstance(writer, ours.PredictionWriter) and trainer.is_global_zero:
+                print(f"predictions  {writer.path}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def _is_default(part: Recorded) -> bool:
+    parameters = inspect.signature(type(part)).parameters
+    return all(value == parameters[name].default for name, value in part.init_arguments().items())
+
+
+# -------------------------------------------------------------------- arguments
+
+
+def find_config(name: str) -> Path:
+    """Return a config file by its path, or by the name of a packaged one (``digits``, ``paper/NAME``)."""
+    path, packaged = Path(name), CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    if path.is_file() or packaged.is_file():
+        return path if path.is_file() else packaged
+    names = [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")]
+    near = difflib.get_close_matches(path.stem, names, n=1) or ["digits"]
+    raise ConfigurationError(
+        f"--config: there is no file {name}, nor a packaged config of this name; {near[0]} is one."
+    )
+
+
+def _with_config_files(argv: list[str]) -> list[str]:
+    """Replace names of packaged configs by their paths; inline YAML stays."""
+    for position, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        place = position if equals else position + 1
+        if option in ("--config", "-c") and place < len(argv):
+            value = value or argv[place]
+            if not set(value) & set(":{\n"):
+                argv[place] = f"{option}={find_config(value)}" if equals else str(find_config(value))
+    return argv
+
+
+def log_root(argv: list[str]) -> Path:
+    """Return the folder of the logs that a command line asks for, without parsing the rest of it."""
+    root = "."
+    for position, argument in enumerate(argv):
+        name, _, value = argument.partition("=")
+        value = value or (argv[position + 1] if position + 1 < len(argv) else "")
+        if name == "--config" and Path(value).is_file():
+            config = yaml.safe_load(Path(value).read_text())
+            trainer = config.get("trainer") if isinstance(config, dict) else None
+            root = (trainer or {}).get("default_root_dir") or root
+        elif name == "--trainer.default_root_dir":
+            root = value
+    return Path(root)
+
+
+def _with_recipes(argv: list[str], folder: str) -> list[str]:
+    """Find ``--ckpt_path last`` or ``best``; put the recipes of a checkpoint before the user's arguments, as a file."""
+    span = slice(0, 0)
+    for position, argument in enumerate(argv):
+        if argument.partition("=")[0] == "--ckpt_path":
+            span = slice(position, position + (1 if "=" in argument else 2))
+    path = " ".join(argv[span]).removeprefix("--ckpt_path")[1:]
+    if path in ("", "hpc", "registry"):
+        return argv
+    if path in ("last", "best"):
+        root = log_root(argv)
+        found = find_checkpoint(path, root)
+        if found is None and (argv[0], path) == ("fit", "last"):
+            sys.stderr.write(
+                f"there is no last.ckpt under {root / 'lightning_logs'} yet: this run starts from scratch\n"
+            )
+            return argv[: span.start] + argv[span.stop :]
+        path = str(found or root / f"lightning_logs/version_N/checkpoints/{path}.ckpt")
+        argv = [*argv[: span.start], "--ckpt_path", path, *argv[span.stop :]]
+    if not Path(path).is_file():
+        raise ConfigurationError(f"--ckpt_path: there is no file {path}.")
+    config = Path(folder) / "checkpoint.yaml"
+    config.write_text(yaml.safe_dump(read_checkpoint(path).get("recipes", {})))
+    return [argv[0], "--config", str(config), *argv[1:]]
+
+
+def _check_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"the log folder {root.absolute()} cannot be written ({error.strerror}).\n"
+            "Choose another: --trainer.default_root_dir DIR."
+        ) from None
+
+
+def _print_places(log_dir: Path, checkpoints: list[Path]) -> None:
+    places = [("checkpoint", path) for path in checkpoints]
+    places += [("metrics", log_dir / "metrics.csv"), ("figures", log_dir / "figures")]
+    for what, path in places:
+        if path.exists():
+            print(f"{what:<12}{os.path.relpath(path)}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    The code is 0, 1 for an error while running, 2 for wrong arguments, or 130 after a Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if args is None else args)
+    quiet()
+    cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
+    parser = {"prog": "intff", "description": _EXAMPLES, "formatter_class": _Help}
+    try:
+        IntFFCLI.__init__(
+            cli,
+            Network,
+            PairedDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=_Parser,
+            parser_kwargs=parser,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=argv,
+        )
+    except (KeyboardInterrupt, SystemExit) as stop:
+        trainer = vars(cli).get("trainer")  # Lightning turns a Ctrl-C into a plain exit
+        if isinstance(stop, KeyboardInterrupt) or (trainer is not None and trainer.interrupted):
+            sys.stderr.write("interrupted; to resume: fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")
+            return 130
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except Exception as error:
+        if os.environ.get("INTFF_TRACEBACK"):
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {explain(error)}", markup=False)
+        return 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads may abort while the interpreter ends
+    return 0

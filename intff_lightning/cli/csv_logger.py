@@ -1,0 +1,43 @@
+"""A CSV logger whose table survives an interrupted run."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+
+Row = Mapping[str, float]
+
+
+class ResumableCSVLogger(CSVLogger):
+    """Writes every row of ``metrics.csv`` at once, and keeps the rows of a run that is resumed.
+
+    Lightning's own logger holds rows back, which a killed run loses, and deletes the file that it finds. Rows from
+    ``resume_step`` on are written again; ``epoch_row`` follows a checkpoint from the end of an epoch.
+    """
+
+    def __init__(
+        self, root: Path, version: int | None = None, resume_step: int | None = None, epoch_row: Row | None = None
+    ) -> None:
+        super().__init__(root, version=version, flush_logs_every_n_steps=1)
+        self._kept: list[dict[str, Any]] = []
+        path = Path(self.log_dir) / "metrics.csv"
+        if resume_step is not None and path.is_file():
+            rows = csv.DictReader(path.read_text().splitlines())
+            earlier = [row for row in rows if row["step"].isdigit() and int(row["step"]) < resume_step]
+            self._kept = [{name: value for name, value in row.items() if value} for row in earlier]
+            row = {name: str(value) for name, value in (epoch_row or {}).items()}
+            if row.get("step") == str(resume_step - 1) and row not in self._kept:
+                self._kept.append(row)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's writer, with the rows that the run had before its checkpoint."""
+        writer: Any = super().experiment
+        if self._kept:
+            writer.metrics, self._kept = self._kept, []
+            writer.save()
+        return writer

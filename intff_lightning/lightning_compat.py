@@ -1,0 +1,154 @@
+"""Every use of a private attribute of Lightning, torch or argparse, in one place.
+
+Each entry names the version that it was checked against; ``tests/test_lightning_compat.py`` fails by the entry's name
+when a newer version changes it.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# -------------------------------------------------------------------- torch 2.14.1
+
+
+def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
+    """Return all child modules by name. ``named_children`` leaves out a module that stands there twice."""
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Tell whether the module has forward hooks, so that it must be called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def allow_recompilations(count: int) -> None:
+    """Let ``torch.compile`` keep that many versions of one function. Units share the code of their forward pass."""
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, count)
+
+
+@contextlib.contextmanager
+def scale_update_withheld(scaler: Any) -> Iterator[None]:
+    """Step optimizers under a gradient scaler without updating its scale."""
+    scaler.update = lambda: None  # hides the method of the class
+    try:
+        yield
+    finally:
+        del scaler.update
+
+
+def allow_another_step(scaler: Any, optimizer: Optimizer) -> None:
+    """Let a gradient scaler step an optimizer that it has stepped since its last update."""
+    scaler._per_optimizer_states.pop(id(optimizer), None)
+
+
+# -------------------------------------------------------------------- Lightning 2.6.6
+
+
+def datamodule_of(module: L.LightningModule) -> Any:
+    """Return the datamodule of the run that a module is in, or ``None``."""
+    trainer: Any = module._trainer
+    return None if trainer is None else trainer.datamodule
+
+
+class SavesOfManualOptimization(Callback):
+    """Makes every ``ModelCheckpoint`` save by step and by time, as in automatic optimization.
+
+    In manual optimization Lightning ignores the time, and warns about saves by step. ``ModelCheckpoint`` asks the
+    module nothing but whether it optimizes automatically, so a stand-in says yes.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        stand_in: Any = SimpleNamespace(automatic_optimization=True)
+        for callback in trainer.checkpoint_callbacks:
+            if type(callback).on_train_batch_end is ModelCheckpoint.on_train_batch_end:
+                callback.on_train_batch_end(trainer, stand_in, *batch)
+
+
+class GuardedCheckpoint(ModelCheckpoint):
+    """A ``ModelCheckpoint`` whose subclasses may refuse a save, ask whether one is due, and save at will."""
+
+    def may_save(self, trainer: L.Trainer) -> bool:
+        """Tell whether this moment is a consistent one; subclasses override it."""
+        return True
+
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        return not self.may_save(trainer) or super()._should_skip_saving_checkpoint(trainer)
+
+    def is_due(self, trainer: L.Trainer) -> bool:
+        """Tell whether a save would do anything now: not in a sanity check, and not twice at one step."""
+        return not self._should_skip_saving_checkpoint(trainer)
+
+    def save_now(self, trainer: L.Trainer) -> None:
+        """Save, whatever the interval."""
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def logged_metrics(trainer: L.Trainer) -> dict[str, float]:
+    """Return the metrics that loggers will be given at the end of this epoch."""
+    metrics = trainer._logger_connector.metrics["log"]
+    return {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+
+
+class CompatCLI(LightningCLI):
+    """A ``LightningCLI`` with public names for what its subclasses need."""
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Return an instantiated value of the running subcommand's configuration."""
+        return self._get(self.config_init, key, default=default)
+
+    def make_trainer(self, options: dict[str, Any]) -> L.Trainer:
+        """Make the Trainer with exactly these options."""
+        return self._instantiate_trainer(options, [])
+
+    def save_config(self, path: Any) -> None:
+        """Write the running subcommand's configuration to a file."""
+        subcommand = self.subcommand
+        self._parser(subcommand).save(self.config[subcommand], path, overwrite=True, skip_none=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let the hyperparameters of a checkpoint override the user's arguments."""
+
+
+def quiet() -> None:
+    """Silence Lightning's messages that a user of the command line cannot act on, for the rest of the process."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # data in memory needs none
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch warns Lightning
+        ".*could not find the monitored key.*",  # without validation data, the last weights are kept
+        ".*callbacks used to create the checkpoint need to be provided.*",  # an evaluation needs none of them
+        ".*smaller than the logging interval.*",
+        ".*exists and is not empty.*",  # two loggers share a folder on purpose, and a resumed run keeps its own
+        "The dirpath has changed.*",  # a run from another checkpoint than last.ckpt has its own folder and best
+        ".*WeightAveraging callback with a model that overrides.*",  # nothing is sharded here
+        "Total length of `list` across ranks is zero.*",  # no validation data, because the user wants none
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    if not torch.cuda.is_available():  # Lightning makes every optimizer step ask the driver again
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+# -------------------------------------------------------------------- argparse of Python 3.11, jsonargparse 4.53
+
+
+def option_names(parser: LightningArgumentParser) -> set[str]:
+    """Return the names of all options of a parser and its subcommands."""
+    names = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if parser._subparsers:
+        for subparser in parser._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+            names |= option_names(subparser)
+    return names

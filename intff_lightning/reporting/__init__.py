@@ -1,0 +1,1 @@
+"""What people read about runs: plots, tables, and the HTML report."""

@@ -1,0 +1,46 @@
+"""Writing down what was measured: JSON and Markdown, with the versions and the machine behind it."""
+
+import datetime
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+
+from intff_lightning._version import __version__
+from intff_lightning.files import atomic_write
+
+
+def about() -> dict[str, Any]:
+    """Return versions, machine and date."""
+    return {
+        "versions": {
+            "intff_lightning": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "lightning": lightning.__version__,
+        },
+        "machine": platform.machine(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; a ``|`` in a cell is escaped, or it would start another cell."""
+    rows = [[cell.replace("|", "\\|") for cell in line] for line in [header, *lines]]
+    rows.insert(1, ["---"] * len(header))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def write_results(name: str, out: Path, values: Any, text: str) -> list[Path]:
+    """Write ``NAME.json`` and ``NAME.md``, each whole or not at all, and return their paths."""
+    paths = [out / f"{name}.json", out / f"{name}.md"]
+    for path, content in zip(paths, (json.dumps(values, indent=1) + "\n", text), strict=True):
+        with atomic_write(path) as partial:
+            partial.write_text(content)
+    return paths

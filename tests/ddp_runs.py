@@ -1,0 +1,46 @@
+"""Training runs that test_ddp.py makes in one process, and starts as a script in two."""
+
+import functools
+import sys
+import warnings
+
+import lightning as L
+import torch
+
+from intff_lightning import DenseUnit, HardLabels, IntFFModule, WrongLabels
+from intff_lightning.augmentations import RandomShift
+from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LinearProbe
+from intff_lightning.datamodules import DigitsDataModule
+
+RUNS = [
+    ("immediate", 1, WrongLabels),
+    ("immediate", 4, WrongLabels),
+    ("joint", 1, WrongLabels),
+    ("joint", 4, HardLabels),
+]
+
+
+def train(world, update, units, source):
+    """Fit and test; returns the weights, the metrics and the number of steps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+        module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], update=update, optimizer=optimizer).double()
+        data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
+        trainer = L.Trainer(
+            accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=2,
+            precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)],
+        )  # fmt: skip
+        trainer.fit(module, data)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        trainer.test(module, data, verbose=False)
+        metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+    return module.state_dict(), metrics, trainer.global_step
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    results = [train(2, *run) for run in RUNS]
+    torch.save(results, f"{sys.argv[1]}.{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()  # or its threads may abort while the interpreter ends
