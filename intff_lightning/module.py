@@ -37,18 +37,18 @@ class Passage:
         self.batch = batch
         self.inputs: dict[int, Tensor | LabelledImages] = {0: x}
         """Inputs of the units that have not read them yet."""
-        self.earlier: list[Tensor | None] = [None]
-        """For each unit, the summed goodness of the earlier units."""
+        self.earlier: dict[int, Tensor | None] = {0: None}
+        """The summed goodness of the earlier units, for the same units."""
         self.losses: list[Tensor] = []
         self.goodness: list[Tensor] = []
 
-    def hand_over(self, h: Tensor, loss: Tensor, g: Tensor) -> None:
+    def hand_over(self, h: Tensor, loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
         """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
+        g = g.detach()
         self.losses.append(loss.detach())
-        self.goodness.append(g.detach())
-        before = self.earlier[-1]
-        self.earlier.append(self.goodness[-1] if before is None else before + self.goodness[-1])
+        self.goodness.append(g)
         self.inputs[len(self.losses)] = h.detach()
+        self.earlier[len(self.losses)] = g if earlier is None else earlier + g
 
 
 class IntFFModule(UnitTrainer):
@@ -193,10 +193,11 @@ class IntFFModule(UnitTrainer):
         for k in units:
             # an input that is not read again is freed, and its memory serves the next one
             h = self.units[k](passage.inputs[k] if again else passage.inputs.pop(k))
-            loss, g = self.local_loss(k, h, passage.batch, passage.earlier[k])
+            earlier = passage.earlier[k] if again else passage.earlier.pop(k)
+            loss, g = self.local_loss(k, h, passage.batch, earlier)
             losses.append(loss)
             if turn == 0:
-                passage.hand_over(h, loss, g)
+                passage.hand_over(h, loss, g, earlier)
         return sum(losses[1:], losses[0])
 
     def finish_units(self, units: Sequence[int], passage: Passage) -> None:
@@ -206,6 +207,7 @@ class IntFFModule(UnitTrainer):
                 passage.inputs[units[-1] + 1] = self.units[units[-1]](passage.inputs[units[-1]])
         for k in units:
             passage.inputs.pop(k, None)
+            passage.earlier.pop(k, None)
 
     def local_loss(self, k: int, h: Tensor, batch: PairedBatch, earlier: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the local loss of unit k and its goodness; override it for a training rule of your own.

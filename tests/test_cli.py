@@ -13,7 +13,8 @@ from conftest import ROOT
 from intff_lightning.cli import main
 from intff_lightning.cli.messages import shorten
 
-CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+CONFIGS = sorted((ROOT / "intff_lightning/configs").rglob("*.yaml"))
+SHIPPED = [path for path in CONFIGS if path.parent.name == "configs"]  # the others are the paper's rows
 DIGITS = str(ROOT / "configs/digits.yaml")
 
 
@@ -30,8 +31,14 @@ def _small(config, tiny_mnist, cifar):
     return options
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys):
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, marks=() if path.stem == "digits" else pytest.mark.slow) for path in CONFIGS],
+    ids=lambda path: path.stem,
+)
+def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
+    if config not in SHIPPED:  # whose networks are of the kinds of those, and drawn alike
+        request.getfixturevalue("blank_figures")
     assert main(["fit", "--config", str(config), *_small(config, tiny_mnist, cifar)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -50,7 +57,7 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys):
     assert ({"train/loss/unit_0", "goodness/positive/unit_0"} <= set(names)) is intff
 
 
-@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_survives_a_fast_dev_run(config, tiny_mnist, cifar):
     small = _small(config, tiny_mnist, cifar)
     assert main(["fit", "--config", str(config), *small, "--trainer.fast_dev_run", "true"]) == 0
@@ -66,6 +73,7 @@ def test_options_reach_their_classes(capsys):
     assert printed["data"]["init_args"]["batch_size"] == 50
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_probe_has_options(capsys):
     assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1", "--probe.every_n_epochs", "1"]) == 0
     printed = capsys.readouterr().out
@@ -77,6 +85,8 @@ def test_the_probe_has_options(capsys):
     assert "leave the options --probe.* out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_a_checkpoint_knows_its_probe(capsys):
     probe = ["--probe.hidden", "true", "--probe.epochs", "2", "--probe.augmentation", "RandomShift"]
     assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1", *probe]) == 0
@@ -86,6 +96,7 @@ def test_a_checkpoint_knows_its_probe(capsys):
     assert main(["test", "--ckpt_path", "best", "--probe.hidden", "false"]) == 0
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text(
         "trainer: {max_epochs: 1, callbacks: "
@@ -97,6 +108,8 @@ def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
     assert "metrics.csv" in printed
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_runs_do_not_overwrite_each_other(capsys):
     for _ in range(2):
         assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1"]) == 0
@@ -110,6 +123,7 @@ def test_help_is_for_people(capsys):
     assert len(text.splitlines()) < 40
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_without_validation_data_the_last_weights_are_tested_and_said_so(tiny_mnist, capsys):
     config = ROOT / "configs/mnist.yaml"
     options = ["--data.data_dir", str(tiny_mnist), "--data.val_size", "0", "--trainer.max_epochs", "1"]
@@ -209,6 +223,7 @@ def test_divergence_ends_with_the_units_name(capsys, tmp_path):
     assert kept == []  # no checkpoint of weights that are not numbers
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_nothing_else_on_stderr():
     arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", DIGITS, "--model.vote", "[7]"]
     done = subprocess.run(arguments, capture_output=True, text=True)

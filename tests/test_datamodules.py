@@ -203,6 +203,28 @@ class _Foreign(L.LightningDataModule):
         self.calls.append(f"state {state['mark']}")
 
 
+def test_there_is_always_a_datamodule_inside():
+    foreign, sets = _Foreign(), InMemoryDataset(torch.rand(40, 1, 4, 5), torch.arange(40) % 3)
+    wrapped, own = PairedDataModule(foreign, num_classes=3), PairedDataModule(train=sets, val_size=10)
+    assert wrapped.inner is foreign
+    assert isinstance(own.inner, L.LightningDataModule)
+    assert (own.input_shape, own.num_classes) == (wrapped.input_shape, wrapped.num_classes) == ((1, 4, 5), 3)
+    assert [len(own.dataset(part)) for part in ("train", "val")] == [30, 10]
+    with pytest.raises(ConfigurationError, match="data sets are those of _Foreign"):
+        wrapped.dataset("train")
+
+
+def test_pairs_can_be_made_without_a_trainer(digits, trainer):
+    record = _run(digits(seed=5, negatives=WrongLabels(2), augmentation=RandomShift(1)), trainer)
+    data = digits(seed=5, negatives=WrongLabels(2), augmentation=RandomShift(1))
+    for loader, seen, training in (
+        (data.train_dataloader, record.train, True),
+        (data.val_dataloader, record.val, False),
+    ):
+        for samples, expected in zip(loader(), seen, strict=True):
+            assert _equal(data.pair(*samples, training=training), expected)
+
+
 def test_a_wrapped_datamodule_keeps_all_of_its_hooks(trainer, tmp_path):
     foreign = _Foreign()
     data = PairedDataModule(foreign, negatives=WrongLabels(2), num_classes=3)
