@@ -1,6 +1,6 @@
 """Test accuracy of a config over seeds, by goodness-argmax, and the time that training took.
 
-Of a network that is trained without labels, the accuracy is the linear probe's.
+For a network that is trained without labels, it is the accuracy of the linear probe.
 """
 
 import argparse
@@ -20,10 +20,10 @@ HELP = "test accuracy of a config over seeds"
 def fit(
     config: str, seed: int, folder: Path, data_dir: str, *options: str
 ) -> tuple[dict[str, float], list[tuple[float, str]]]:
-    """Run ``fit`` in a process of its own.
+    """Run ``fit`` in its own process.
 
     Returns:
-        The last value of every metric, and the lines it printed with the seconds since its start.
+        The last value of every metric, and the printed lines with the seconds since the start.
     """
     command = [sys.executable, "-m", "intff_lightning", "fit", "--config", config, "--seed_everything", str(seed)]
     command += ["--trainer.default_root_dir", str(folder), *options]

@@ -1,9 +1,9 @@
-"""Classification by goodness: every label tried by ``label_goodness``, against a pass of the network for each label.
+"""Classification by goodness: a sweep of all labels by ``label_goodness``, against one pass of the network per label.
 
-The sweep reads an image once for all of its labels in the first layer. A pass a label puts the label into the image
-with the module's own encoder and asks for ``goodness``. Both take turns in one process, on the same images, and must
-give equal scores. The ceiling is the ratio of the floating-point operations that PyTorch counts in the two (matrix
-products and convolutions): what the sweep could gain if operations were all.
+In the first layer, the sweep reads each image once for all of its labels. One pass per label puts the label into the
+image by the module's own encoder and asks for ``goodness``. Both take turns in one process, on the same images, and
+must give equal scores. The ceiling is the ratio of the floating-point operations that PyTorch counts in the two (matrix
+products and convolutions): what the sweep would gain if nothing else took time.
 """
 
 import argparse
@@ -28,20 +28,20 @@ HELP = "trying every label at once, against one pass per label"
 
 WIDTHS = (50, 500, 1000, 2000)
 BATCH = 256
-BATCHES = 8  # of a turn
+BATCHES = 8  # per turn
 ROUNDS = 15
 CLASSES = (10, 100, 1000)
 IMAGES = 10_000
 
 
 def separate(module: IntFFModule, image: Tensor) -> Tensor:
-    """Goodness of every unit under every label ``(U, B, C)``, a pass a label."""
+    """Return the goodness of every unit under every label, ``(U, B, C)``, by one pass per label."""
     labels = [torch.full((len(image),), c, device=image.device) for c in range(module.encoder.num_classes)]
     return torch.stack([module.goodness(module.encoder(image, label)) for label in labels], dim=2)
 
 
 def operations(function: Any) -> int:
-    """Floating-point operations of matrix products and convolutions."""
+    """Count the floating-point operations of matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
     sizes = {key.removesuffix(", MB"): key for key in memory[0] if key.endswith(", MB")}
     peaks = {name: ([r["classes"] for r in memory], [r[key] for r in memory]) for name, key in sizes.items()}
     panels = [
-        Panel("A pass a label / sweep of labels", "width of the first unit's layers", "ratio of seconds", lines),
+        Panel("One pass per label / sweep of labels", "width of the first unit's layers", "ratio of seconds", lines),
         Panel("Memory of the sweep", "classes", "peak (MB)", peaks),
     ]
     draw_lines(arguments.out / "inference.png", panels)
@@ -93,7 +93,7 @@ def _speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "separate": functools.partial(separate, module, image),
         }
         scores = [way() for way in ways.values()]
-        torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-6)  # sums in another order
+        torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-6)  # the order of sums differs
 
         def seconds(way: Any) -> float:
             start = now(arguments.device)
@@ -125,13 +125,14 @@ def _memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         network = Network(PAPER.widths, shape=(1, 32, 32), classes=classes)
         module = network.intff().eval().to(arguments.device)
         image = torch.rand(BATCH, *network.shape, device=arguments.device)
-        module.label_goodness(image)  # what a GPU's libraries allocate once
+        module.label_goodness(image)  # lets the libraries of a GPU allocate what they keep
         rows.append(
             {
                 "classes": classes,
                 "inputs at a time": module.inputs_per_pass(module.device),
                 "sweep, MB": peak_bytes(functools.partial(module.label_goodness, image), arguments.device) / 1e6,
-                "a pass a label, MB": peak_bytes(functools.partial(separate, module, image), arguments.device) / 1e6,
+                "one pass per label, MB": peak_bytes(functools.partial(separate, module, image), arguments.device)
+                / 1e6,
                 "result, MB": 4 * len(module.units) * BATCH * classes / 1e6,
             }
         )
@@ -139,7 +140,7 @@ def _memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds for the test images of MNIST, by the module alone and by ``trainer.test`` with the package's callback."""
+    """Measure seconds for MNIST's test images, by the module alone and by ``trainer.test`` with the callback."""
     data: PairedDataModule
     if (Path(arguments.data_dir) / "MNIST").is_dir() and not arguments.quick:
         data, what = MNISTDataModule(arguments.data_dir, batch_size=BATCH), "test images of MNIST"
@@ -162,7 +163,7 @@ def _evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         start = now(arguments.device)
         trainer.test(module, data, verbose=False)
         seconds = now(arguments.device) - start
-        module.to(arguments.device)  # where the trainer leaves it elsewhere
+        module.to(arguments.device)  # the trainer may leave it on another device
         return seconds
 
     ways = {"module(image).argmax(1)": alone, "trainer.test, GoodnessAccuracy": tested}

@@ -1,13 +1,13 @@
 """Peak activation memory of a training step, over the depth of the network, against backpropagation.
 
-Counted are the batch's images and every tensor that the step makes, at the moment when they are most, less the new
-gradients: parameters, old gradients and optimizer states are there before the step. On the CPU :class:`Tracker` follows
-the storage of each tensor from the operation that makes it until nothing holds it any more; what an operation needs
-within itself stays unseen. On a GPU it is the allocator's peak less what was allocated when the step began. It is
-measured in the second step, as the first one makes the optimizer's state.
+The peak counts the images of the batch and every tensor that the step makes, without the new gradients: parameters, old
+gradients and optimizer states exist before the step. On the CPU, :class:`Tracker` follows the storage of each tensor
+from the operation that makes it until nothing holds it; memory inside an operation is not seen. On a GPU it is the peak
+of the allocator, less what was allocated when the step began. The second step is measured, because the first one makes
+the state of the optimizer.
 
-Every network is trained by ``IntFFModule`` (one wrong label a positive, so its units see twice the batch; by class,
-where images show no label, the batch itself) and by ``BackpropModule``, through Lightning's Trainer.
+Lightning's Trainer trains every network by ``IntFFModule`` (with one wrong label per positive, so its units see twice
+the batch; by class, images show no label and units see the batch itself) and by ``BackpropModule``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from intff_lightning.pairs import image_and_target
 HELP = "peak activation memory of a training step over depth, against backpropagation"
 
 DEPTHS = (4, 8, 16, 32, 64)
-NETWORKS: dict[str, tuple[Callable[[int], Network], int]] = {  # by the number of units, and the batch size
+NETWORKS: dict[str, tuple[Callable[[int], Network], int]] = {  # made for a number of units, and the batch size
     "dense, (512) a unit": (lambda units: Network(((512,),) * units), 256),
     "dense, (512,512) a unit": (lambda units: Network(((512, 512),) * units), 256),
     "convolution, 16C3 a unit": (lambda units: Network(((16,),) * units, conv=True), 32),
@@ -48,17 +48,16 @@ RULES = [
 
 
 class Tracker(TorchDispatchMode):
-    """Follows the storages that operations make, while it is entered."""
+    """Follows the storages that operations make inside a ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[tuple[int, int, str]] = []
-        """Number of the storage, bytes it grew by, the operation."""
-        self._sizes: list[int | None] = []  # of every storage met; None was there before
+        """Number of the storage, bytes by which it grew, and the operation."""
+        self._sizes: list[int | None] = []  # by number; None for a storage that existed before
         self._numbers = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and look at its results."""
         for tensor in tree_iter((args, kwargs)):
             if isinstance(tensor, Tensor):
                 self._number(tensor, made=False)
@@ -113,7 +112,7 @@ class Tracker(TorchDispatchMode):
 
 
 class StepMemory(L.Callback):
-    """Weighs the activations of every training batch, in bytes."""
+    """Measures the activations of each training batch, in bytes."""
 
     def __init__(self) -> None:
         self.peaks: list[int] = []
@@ -141,16 +140,16 @@ class StepMemory(L.Callback):
 
 
 def step_bytes(rule: Rule, network: Network, batch_size: int, device: str) -> tuple[int, int]:
-    """Peak of activations in the second training step, and the bytes of parameters, gradients and optimizer state."""
+    """Return the peak of activations in the second step, and the bytes of parameters, gradients and Adam's state."""
     torch.manual_seed(0)
     memory, module = StepMemory(), rule.make(network)
     train(module, network, batch_size, 2, memory, device, rule.micro_batches)
     parameters = sum(p.numel() * p.element_size() for p in module.parameters())
-    return max(memory.peaks[rule.micro_batches :]), 4 * parameters  # Adam keeps two numbers a parameter
+    return max(memory.peaks[rule.micro_batches :]), 4 * parameters  # Adam keeps two numbers per parameter
 
 
 def peak_bytes(function: Callable[[], Any], device: str) -> int:
-    """Most bytes alive at a time of those that a function makes."""
+    """Return the largest number of bytes that a function holds at a time."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

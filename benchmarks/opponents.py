@@ -1,4 +1,4 @@
-"""The networks that are compared, of one size under every training rule, and their turns at training."""
+"""The networks that are compared, with the same sizes under every training rule, and their turns at training."""
 
 import functools
 import statistics
@@ -17,17 +17,17 @@ from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.local import ChannelGoodness, Goodness, MeanSquares
 
-WARM_UP = 3  # steps of a turn that do not count
-# fused, for every rule: it needs no memory of its own beside its state
+WARM_UP = 3  # steps per turn that do not count
+# fused for every rule: it needs no memory beside its state
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 
 class Layers(nn.Module):
-    """Layers one after another; in training, segments of them are computed again by the backward pass.
+    """Layers one after another; in training, the backward pass computes segments of them again.
 
     Args:
-        layers: of a plain network.
-        segments: of about the same number of layers, with only their inputs kept; 1 keeps everything.
+        layers: Layers of a plain network.
+        segments: Number of segments, of which only the inputs are kept; 1 keeps everything.
     """
 
     def __init__(self, layers: Sequence[nn.Module], segments: int = 1) -> None:
@@ -35,7 +35,6 @@ class Layers(nn.Module):
         self.layers, self.segments = nn.Sequential(*layers), segments
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, *)`` to ``(B, *)``."""
         if self.segments == 1 or not torch.is_grad_enabled():
             return self.layers(x)
         return checkpoint_sequential(self.layers, self.segments, x, use_reentrant=False)
@@ -43,20 +42,20 @@ class Layers(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """Sizes of a network: for IntFF cut into units, for backpropagation the same layers in a row."""
+    """Sizes of a network: cut into units for IntFF, and the same layers in a row for backpropagation."""
 
     widths: tuple[tuple[int, ...], ...]
-    """Neurons, or channels, of every layer of every unit."""
+    """Number of neurons, or channels, of each layer of each unit."""
     conv: bool = False
     shape: tuple[int, ...] = (1, 28, 28)
     classes: int = 10
 
     def intff(self, goodness: Callable[[], Goodness] = MeanSquares, **options: Any) -> IntFFModule:
-        """IntFF with the paper's loss; layers are made here, so that it can be called untrained.
+        """Make an IntFFModule with the paper's loss; its layers exist at once, so that it can be called untrained.
 
         Args:
-            goodness: of every unit.
-            **options: of the module.
+            goodness: Makes the goodness of the units.
+            **options: Arguments of the module.
         """
         make: Any = functools.partial(ConvUnit, pool=1) if self.conv else DenseUnit
         units = [make(list(layers)) for layers in self.widths]
@@ -70,10 +69,10 @@ class Network:
         return IntFFModule(units, **options)
 
     def backprop(self, checkpointing: bool = False) -> BackpropModule:
-        """The same layers, and a linear one for the scores.
+        """Make the same layers with a linear one for the scores.
 
         Args:
-            checkpointing: in as many segments as the square root of the layers, the usual choice.
+            checkpointing: Use as many segments as the square root of the number of layers, the usual choice.
         """
         widths = [width for layers in self.widths for width in layers]
         layers: list[nn.Module] = []
@@ -96,7 +95,7 @@ class Rule:
     name: str
     make: Callable[[Network], L.LightningModule]
     micro_batches: int = 1
-    """Parts of a batch whose gradients are accumulated before the step."""
+    """Number of parts of a batch whose gradients are accumulated before the step."""
 
 
 IMMEDIATE = Rule("IntFF immediate", lambda network: network.intff())
@@ -117,17 +116,17 @@ def train(
     micro_batches: int = 1,
     epochs: int = 1,
 ) -> None:
-    """Train on random images of the network's shape; one wrong label a positive, for those that take negatives.
+    """Train on random images of the network's shape, with one wrong label per positive for rules with negatives.
 
     Args:
-        module: of :class:`Rule`.
-        network: its sizes.
-        batch_size: positive samples of a step.
-        batches: steps of an epoch.
-        callback: that measures.
+        module: Made by a :class:`Rule`.
+        network: Sizes of the network.
+        batch_size: Positive samples per step.
+        batches: Steps per epoch.
+        callback: Measures the training.
         device: ``cpu`` or ``cuda``.
-        micro_batches: see :class:`Rule`.
-        epochs: of training.
+        micro_batches: See :class:`Rule`.
+        epochs: Number of epochs.
     """
     size = batch_size * batches
     image, target = torch.rand(size, *network.shape), torch.randint(network.classes, (size,))
@@ -143,20 +142,20 @@ def train(
 
 
 def quiet_trainer(device: str, **options: Any) -> L.Trainer:
-    """A Trainer without logger, checkpoints and progress bar."""
+    """Make a Trainer without logger, checkpoints and progress bar."""
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     return L.Trainer(accelerator=device, devices=1, **dict.fromkeys(off, False), **options)
 
 
 def now(device: str) -> float:
-    """Seconds, once the device has nothing left to do."""
+    """Return the time in seconds, once the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Stopwatch(L.Callback):
-    """Notes when every batch and every epoch ended."""
+    """Notes when each batch and each epoch ended."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -171,7 +170,7 @@ class Stopwatch(L.Callback):
 
 
 def median_step(rule: Rule, network: Network, batch_size: int, steps: int, device: str) -> Callable[[], float]:
-    """A turn at training: the median seconds of ``steps`` steps, each from the end of one to the end of the next."""
+    """Make a turn at training: it returns the median seconds of ``steps`` steps, from the end of one to the next."""
     module, size = rule.make(network), rule.micro_batches
 
     def turn() -> float:
@@ -184,7 +183,7 @@ def median_step(rule: Rule, network: Network, batch_size: int, steps: int, devic
 
 
 def take_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Have all measure something once a round, in one order and then in the other; a list of values of each."""
+    """Let all measure once per round, in one order and then in the other; returns a list of values for each."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name in list(contestants)[:: 1 if number % 2 == 0 else -1]:

@@ -1,4 +1,4 @@
-"""Linear probe on a trained MNIST network: what the frozen units hold, by features, beside the argmax accuracy."""
+"""Linear probe on a trained MNIST network: what the frozen units know, by features, beside the argmax accuracy."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs killed (SIGKILL) at random moments and resumed until they end, against the run that nobody killed."""
+"""Runs that are killed (SIGKILL) at random moments and resumed until they end, against a run that is not killed."""
 
 import argparse
 import random
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.results import write
 
-# Dropout, so that the random generators matter; a checkpoint every 7 steps, so that most runs resume inside an epoch
+# random activations, so that the random generators matter; a checkpoint every 7 steps, so that most resume in an epoch
 CONFIG = """
 seed_everything: 0
 trainer: {max_epochs: 30, accelerator: cpu, enable_progress_bar: false, callbacks: [
@@ -54,15 +54,15 @@ def main(arguments: argparse.Namespace) -> None:
             print(rows[-1], flush=True)
     same = sum("DIFFERENT" not in row.values() for row in rows)
     note = (
-        f"{same} of {len(rows)} runs identical to the one that nobody killed ({seconds:.1f} s of training, 570 steps): "
-        "weights, optimizer states, every row of metrics.csv, the best checkpoint. Each was killed one to three times, "
-        "so many seconds after it had shown an epoch, and gone on with by `fit --ckpt_path last`."
+        f"{same} of {len(rows)} runs are identical to the run that was not killed ({seconds:.1f} s of training, 570 "
+        "steps): weights, optimizer states, every row of metrics.csv, the best checkpoint. Each was killed one to three "
+        "times, the given number of seconds after it had shown an epoch, and resumed by `fit --ckpt_path last`."
     )
     write("resume", arguments.out, rows, note)
 
 
 def _finish(config: Path, root: Path, kills: list[float]) -> dict[str, Any]:
-    """Train to the end, killed so many seconds after the first epoch that it shows, once for each of ``kills``."""
+    """Train to the end; each of ``kills`` is the time between the first epoch shown and a kill, in seconds."""
     fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", str(config), "--ckpt_path", "last"]
     fit += ["--trainer.default_root_dir", str(root)]
     log = root.with_suffix(".log")
@@ -71,7 +71,7 @@ def _finish(config: Path, root: Path, kills: list[float]) -> dict[str, Any]:
         for after in kills:
             process = subprocess.Popen(fit, stdout=out, stderr=out)
             shown = _epochs(log)
-            while process.poll() is None and _epochs(log) == shown:  # starting up, and the first epoch
+            while process.poll() is None and _epochs(log) == shown:  # wait for the first epoch
                 time.sleep(0.01)
             time.sleep(after)
             process.kill()
@@ -79,7 +79,7 @@ def _finish(config: Path, root: Path, kills: list[float]) -> dict[str, Any]:
             for path in root.glob("lightning_logs/version_*/checkpoints/*.ckpt"):
                 try:
                     step = torch.load(path, weights_only=True)["global_step"]
-                except Exception:  # whatever a torn file makes of it
+                except Exception:  # torch raises anything for a damaged file
                     unreadable += 1
                 else:
                     steps += [step] if path.name == "last.ckpt" else []

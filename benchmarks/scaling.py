@@ -1,10 +1,10 @@
 """Seconds and peak activation memory against batch size, width, depth, number of classes, and data.
 
-Training is by ``IntFFModule`` (immediate and joint; one wrong label a positive, so its units see twice the batch) and
-``BackpropModule`` through Lightning's Trainer, on random images of MNIST's shape. A step's seconds reach from the end
-of one batch to the end of the next, loading included; its memory is counted as in ``benchmarks.memory``. With the
-number of classes it is classification that grows: a sweep of all labels, against one pass of a network with a goodness
-for each class, and of a network trained by backpropagation. The rules take turns in one process.
+Lightning's Trainer trains ``IntFFModule`` (immediate and joint; with one wrong label per positive, so its units see
+twice the batch) and ``BackpropModule`` on random images of MNIST's shape. A step lasts from the end of one batch to the
+end of the next, loading included; memory is measured as in ``benchmarks.memory``. Over the number of classes,
+classification is measured: a sweep of all labels, one pass of a network with goodness by class, and one pass of a
+network trained by backpropagation. The rules take turns in one process.
 """
 
 import argparse
@@ -36,13 +36,15 @@ from intff_lightning.lightning_compat import quiet
 
 HELP = "seconds and memory over batch size, width, depth, classes and data, against backpropagation"
 
-BATCH, WIDTH, UNITS = 256, 512, 4  # where they do not vary
-STEPS: dict[str, tuple[Sequence[int], Callable[[int], tuple[Network, int]]]] = {  # places; network and batch size there
+BATCH, WIDTH, UNITS = 256, 512, 4  # unless they vary
+STEPS: dict[
+    str, tuple[Sequence[int], Callable[[int], tuple[Network, int]]]
+] = {  # values; network and batch size for a value
     "batch size, images": ((64, 128, 256, 512, 1024, 2048), lambda n: (Network(((WIDTH,),) * UNITS), n)),
     "width, neurons": ((128, 256, 512, 1024, 2048), lambda n: (Network(((n,),) * UNITS), BATCH)),
     "units": ((2, 4, 8, 16, 32), lambda n: (Network(((WIDTH,),) * n), BATCH)),
 }
-CLASSES, CHANNELS, CLASSIFIED = (10, 50, 200, 1000), 1000, 64  # of every unit, so that each class has some; images
+CLASSES, CHANNELS, CLASSIFIED = (10, 50, 200, 1000), 1000, 64  # channels per unit: some for each class; images
 IMAGES = (2048, 4096, 8192, 16384, 32768)
 ROUNDS, STEPS_A_TURN = 3, 5
 RULES = [IMMEDIATE, JOINT, BP]
@@ -64,16 +66,16 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     rows += _classes(CLASSES[:2] if quick else CLASSES, 1 if quick else ROUNDS, device)
     rows += _epochs([512, 1024] if quick else IMAGES, 1 if quick else ROUNDS, device)
-    for before, after in pairwise(rows):  # where both are of one line
+    for before, after in pairwise(rows):  # two points of one line
         if (before["over"], before["what"]) == (after["over"], after["what"]):
             after["growth of seconds"] = _exponent(before, after, "seconds (median)")
             after["growth of MB"] = _exponent(before, after, "activations MB")
     note = (
-        f"{device}; MB of 10^6 bytes. Growth is the slope between this row and the one before, both axes logarithmic: "
-        "1 is in proportion. What does not grow bends a line at its beginning: launching operations, the loop, and the "
-        "first layer, with 784 pixels at any width, and its weights' gradient at any batch size. Products of a layer "
-        "grow with the square of the width. IntFF immediate keeps one unit's activations, whatever their number. A "
-        "sweep's memory stops growing at the module's `sweep_size` inputs at a time."
+        f"{device}; MB of 10^6 bytes. Growth is the slope between this row and the one before on logarithmic axes: 1 "
+        "is proportional. Constant costs bend a line at its beginning: launching operations, the loop, and the first "
+        "layer (784 pixels at any width, and the gradient of its weights at any batch size). The products of a layer "
+        "grow with the square of the width. IntFF immediate keeps the activations of one unit, whatever the number of "
+        "units. The memory of a sweep stops growing at `sweep_size` inputs per pass."
     )
     write("scaling", arguments.out, rows, note)
     draw_lines(arguments.out / "scaling.png", _panels(rows), columns=3)
@@ -115,7 +117,7 @@ def _steps(
 
 
 def _classes(places: Sequence[int], rounds: int, device: str) -> list[dict[str, Any]]:
-    """Classification of a batch, of images and units that have room for the largest number of labels."""
+    """Measure the classification of a batch, with images and units that have room for the largest number of labels."""
     found, names = {}, {"IntFF, label sweep": IMMEDIATE, BY_CLASS.name: BY_CLASS, BP.name: BP}
     for place in places:
         network = Network(((CHANNELS,), (CHANNELS,)), shape=(1, 32, 32), classes=place)
@@ -137,7 +139,7 @@ def _classes(places: Sequence[int], rounds: int, device: str) -> list[dict[str, 
 
 
 def _epochs(places: Sequence[int], rounds: int, device: str) -> list[dict[str, Any]]:
-    """The second epoch and those after it, of the paper's network."""
+    """Measure the second epoch of the paper's network."""
     found = {}
     for place in places:
 

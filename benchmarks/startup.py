@@ -1,9 +1,9 @@
-"""Seconds from process start until the help is there, and until the first training batch, against the imports alone.
+"""Seconds from process start until the help is shown, and until the first training batch, against the imports alone.
 
-Every round runs each process once, one after another, and counts until it has ended. The fit is that of
-``configs/digits.yaml`` with its default callbacks and loggers; it ends itself as the first batch is about to be trained
-on, when data, network, optimizers and sanity check are ready. That spares it the interpreter's own end, so it is set
-against imports that end in the same way.
+Each round runs each process once, one after another, and measures until it has ended. The fit is that of
+``configs/digits.yaml`` with its default callbacks and loggers. It ends itself just before the first batch, when data,
+network, optimizers and sanity check are ready. It then skips the end of the interpreter, so it is compared with imports
+that end in the same way.
 """
 
 import argparse
@@ -41,14 +41,14 @@ ENDED = 42  # exit code of a fit that came to its first batch
 
 
 class EndAtFirstBatch(L.Callback):
-    """Ends the process as the first batch is about to be trained on."""
+    """Ends the process just before the first batch."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         os._exit(ENDED)
 
 
 def seconds(arguments: list[str], folder: str) -> float:
-    """Run Python to its end in the repository's root; a fit writes its logs into a folder."""
+    """Return the seconds of one Python process in the root of the repository; a fit logs into ``folder``."""
     fits = "fit" in arguments
     options = ["--trainer.default_root_dir", folder] if fits else []
     start = time.perf_counter()
@@ -65,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # here, as a process that fits imports this file for its callback alone
+    # imported here: a process that fits needs only the callback of this file
     from benchmarks.opponents import take_turns
     from benchmarks.results import write
 
     with tempfile.TemporaryDirectory() as folder:
         turns = {name: functools.partial(seconds, command, folder) for name, (command, _) in PROCESSES.items()}
         if not arguments.quick:
-            take_turns(turns, 1)  # compiles, and reads files for the first time
+            take_turns(turns, 1)  # compiles, and reads files into the cache
         times = take_turns(turns, 1 if arguments.quick else ROUNDS)
     rows = []
     for name, (_, bare) in PROCESSES.items():
@@ -80,4 +80,6 @@ def main(arguments: argparse.Namespace) -> None:
         rows.append({"process": name, "seconds (median)": statistics.median(times[name])})
         rows[-1] |= {"min s": min(times[name]), "max s": max(times[name]), "against": bare}
         rows[-1] |= {"ratio (median)": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    write("startup", arguments.out, rows, note=f"{len(ratios)} rounds, one process at a time, ratios round by round.")
+    write(
+        "startup", arguments.out, rows, note=f"{len(ratios)} rounds, one process at a time; ratios are within a round."
+    )

@@ -1,8 +1,8 @@
 """A training step by IntFF against one by backpropagation, and what each of the package's optimizations gives.
 
-The same layers are trained through Lightning's Trainer on random images. IntFF's units see twice the batch, positive
-and negative: two forward passes, and two backward passes that end at the unit's border. An optimization is measured by
-leaving it out. All take turns in one process.
+Lightning's Trainer trains the same layers on random images. IntFF's units see twice the batch, positive and negative:
+two forward passes, and two backward passes that end at the border of the unit. An optimization is measured by leaving
+it out. All take turns in one process.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from intff_lightning.local import Goodness
 HELP = "a training step against backpropagation, and what each optimization gives"
 
 BATCH = 256
-NETWORKS = {  # and the steps of a turn
+NETWORKS = {  # and the steps per turn
     "the paper's, (784,(200,200,200),(50,50))": (PAPER, 20),
     "16 units of 512": (Network(((512,),) * 16), 5),
     "convolution, 4 units of 16C3": (Network(((16,),) * 4, conv=True), 3),
@@ -56,7 +56,7 @@ class Opaque(LabelOverlay):
 
 
 class PlainSquares(Goodness):
-    """The mean of squares, with autograd's own backward pass."""
+    """Mean of squares with autograd's own backward pass."""
 
     def forward(self, h: Tensor) -> Tensor:
         flat = h.flatten(1)
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
     rows, groups = [], {}
     for name, (network, steps) in list(NETWORKS.items())[: 1 if arguments.quick else None]:
         turns = {rule.name: median_step(rule, network, BATCH, steps, arguments.device) for rule in rules}
-        take_turns(turns, 1)  # compilation, and memory that is asked for once
+        take_turns(turns, 1)  # compilation, and memory that is allocated once
         times = take_turns(turns, 2 if arguments.quick else ROUNDS)
         groups[name] = {}
         for rule, values in times.items():

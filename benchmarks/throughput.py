@@ -1,10 +1,10 @@
 """Epoch time of IntFF on MNIST, default callbacks and loggers on, against bare PyTorch loops of the same math.
 
 A bare loop does the same with nothing around it: tensors in memory, label overlay, one strictly wrong label, the same
-units and losses, and Adam as PyTorch has it unless told otherwise, or fused, as in the config. All take turns, epoch by
-epoch, in one process; ratios are medians over the epochs. The paper's network is that of ``configs/mnist_plain.yaml``;
-two more are trained in its place, a deep one and one of convolutions, on fewer batches. What backpropagation costs is
-measured by ``benchmarks steps``.
+units and losses, and Adam with PyTorch's defaults, or fused as in the config. All take turns, epoch by epoch, in one
+process, and ratios are medians over the epochs. The paper's network is that of ``configs/mnist_plain.yaml``. Two more
+networks, a deep and a convolutional one, are trained on fewer batches. ``benchmarks steps`` compares with
+backpropagation.
 """
 
 import argparse
@@ -30,7 +30,7 @@ HELP = "epoch time against bare PyTorch loops"
 
 BATCH = 256
 OURS = "intff_lightning"
-NETWORKS: dict[str, tuple[Network, int]] = {  # and the batches of an epoch
+NETWORKS: dict[str, tuple[Network, int]] = {  # and the batches per epoch
     "the paper's, (784,(200,200,200),(50,50))": (PAPER, 214),
     "16 units of 512": (Network(((512,),) * 16), 40),
     "convolution, 4 units of 16C3": (Network(((16,),) * 4, conv=True), 20),
@@ -43,10 +43,10 @@ class BareLoop:
     Args:
         image: ``(N, 1, 28, 28)`` uint8.
         target: ``(N,)``.
-        network: sizes of the units.
-        batches: of an epoch.
-        fused: Adam.
-        gain: of the units' inputs.
+        network: Sizes of the units.
+        batches: Number of batches per epoch.
+        fused: Use fused Adam.
+        gain: L2 norm of the units' normalized inputs.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TakeTurns(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()
-        if trainer.current_epoch:  # from the end of the bare epochs: the loop's own work between epochs counts as ours
+        if trainer.current_epoch:  # the loop's own work between epochs counts as ours
             self.ours.append(self._ended - self._started + now - self._resumed)
         self._started = now
 
@@ -139,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     networks = {name: (network, 2 if arguments.quick else batches) for name, (network, batches) in NETWORKS.items()}
     rows = [row for name, (network, batches) in networks.items() for row in _turns(name, network, batches, arguments)]
-    note = f"{arguments.epochs} epochs of every network and loop, batches of {BATCH} images and their negatives."
+    note = f"{arguments.epochs} epochs of each network and loop, batches of {BATCH} images and their negatives."
     write("throughput", arguments.out, rows, note)
     ratios: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in rows:

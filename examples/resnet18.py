@@ -1,4 +1,4 @@
-"""An existing network: each stage of torchvision's ResNet-18 becomes a hidden unit, with your own datamodule.
+"""An existing network: stages of torchvision's ResNet-18 become hidden units, with your own datamodule.
 
 Run it: python examples/resnet18.py
 """
@@ -13,6 +13,7 @@ from intff_lightning import IntFFModule, split
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.local import ChannelGoodness, LabelCrossEntropy
+from intff_lightning.optim import CosineDecay
 
 
 class YourDataModule(L.LightningDataModule):
@@ -26,7 +27,7 @@ class YourDataModule(L.LightningDataModule):
         self.train, self.val = random_split(data, [1500, 297], torch.Generator().manual_seed(0))
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.train, batch_size=64, shuffle=True)
+        return DataLoader(self.train, batch_size=32, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val, batch_size=99)
@@ -34,9 +35,10 @@ class YourDataModule(L.LightningDataModule):
 
 def main(max_epochs: int = 4) -> float:
     L.seed_everything(0)
-    pieces = split(torchvision.models.resnet18(), at=["layer1", "layer2", "layer3", "layer4"], until="avgpool")
+    # images of 16 pixels would leave layer4 maps of one pixel
+    pieces = split(torchvision.models.resnet18(), at=["layer1", "layer2", "layer3"], until="layer4")
     loss = LabelCrossEntropy(threshold_weight=0.0, temperature=0.2)
-    module = IntFFModule(pieces, goodness=ChannelGoodness(), loss=loss)
+    module = IntFFModule(pieces, goodness=ChannelGoodness(), loss=loss, scheduler=CosineDecay)
     data = PairedDataModule(YourDataModule(), num_classes=10)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, callbacks=[GoodnessLogger(), GoodnessAccuracy()])
     trainer.fit(module, data)

@@ -100,6 +100,7 @@ data:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_from_the_command_line_to_its_checkpoint_and_back(capsys):
     Path("bp.yaml").write_text(CONFIG)
     assert main(["fit", "--config", "bp.yaml"]) == 0

@@ -172,6 +172,7 @@ def test_training_is_the_same_with_and_without_a_probe(digits, trainer):
     assert all(torch.equal(plain[name], probed[name]) for name in plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"cache_bytes": 0}, {"hidden": True, "label": "neutral", "normalize": True}])
 def test_the_probe_reads_what_a_reference_reads(options, digits, trainer):
     """Against scikit-learn's logistic regression on the same, standardized features."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from conftest import save_blank_figures
 from torch import nn
 
 from intff_lightning import DenseUnit, HiddenUnit, IntFFModule, LabelOverlay
@@ -54,6 +55,7 @@ def test_reload_from_python_needs_no_arguments(digits, trainer):
     assert torch.equal(IntFFModule.load_from_checkpoint("b.ckpt")(image), loaded(image))
 
 
+@pytest.mark.slow
 def test_reload_in_another_process(digits, trainer):
     module = _module()
     run = trainer()
@@ -251,10 +253,13 @@ def fitted(tmp_path_factory):
     """A checkpoint from the command line, with a body of torch's own."""
     folder = tmp_path_factory.mktemp("fitted")
     (folder / "c.yaml").write_text(CONFIG.format(epochs=1))
-    assert main(["fit", "--config", str(folder / "c.yaml"), "--trainer.default_root_dir", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        save_blank_figures(patch)
+        assert main(["fit", "--config", str(folder / "c.yaml"), "--trainer.default_root_dir", str(folder)]) == 0
     return folder / "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
+@pytest.mark.xdist_group("fitted")
 def test_reload_from_the_command_lines_checkpoint(fitted):
     module = IntFFModule.load_from_checkpoint(fitted)
     assert isinstance(module.units[1].body, nn.Linear)
@@ -269,11 +274,14 @@ def test_reload_from_the_command_lines_checkpoint(fitted):
 
 
 @pytest.mark.parametrize("command", ["predict", "test", "validate"])
+@pytest.mark.xdist_group("fitted")
+@pytest.mark.usefixtures("blank_figures")
 def test_commands_from_a_checkpoint_alone(command, fitted, capsys):
     assert main([command, "--ckpt_path", str(fitted)]) == 0
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.xdist_group("fitted")
 def test_predict_equals_the_module(fitted, capsys):
     assert main(["predict", "--ckpt_path", str(fitted), "--data.batch_size", "50"]) == 0
     header, *rows = Path(capsys.readouterr().out.split()[-1]).read_text().splitlines()
@@ -286,11 +294,13 @@ def test_predict_equals_the_module(fitted, capsys):
     torch.testing.assert_close(table[:, 2:].float(), scores, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.xdist_group("fitted")
 def test_options_beat_the_checkpoints_recipe(fitted, capsys):
     assert main(["fit", "--ckpt_path", str(fitted), "--trainer.max_epochs", "1", "--model.vote", "[3]"]) == 1
     assert "vote=[3]: units are numbered 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.xdist_group("fitted")
 def test_a_damaged_checkpoint(fitted, tmp_path, capsys):
     (tmp_path / "half.ckpt").write_bytes(fitted.read_bytes()[:2000])
     assert main(["test", "--ckpt_path", str(tmp_path / "half.ckpt")]) == 1
@@ -299,6 +309,7 @@ def test_a_damaged_checkpoint(fitted, tmp_path, capsys):
     assert "there is no file none.ckpt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG.format(epochs=1000))
     arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", "c.yaml"]

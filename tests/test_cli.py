@@ -15,6 +15,7 @@ from intff_lightning.cli.messages import shorten
 
 CONFIGS = sorted((ROOT / "intff_lightning/configs").rglob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if path.parent.name == "configs"]  # the others are the paper's rows
+LARGE = ("cifar10_conv", "mnist_unsupervised", "resnet18_split")
 DIGITS = str(ROOT / "configs/digits.yaml")
 
 
@@ -57,7 +58,11 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
     assert ({"train/loss/unit_0", "goodness/positive/unit_0"} <= set(names)) is intff
 
 
-@pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else ()) for path in SHIPPED],
+    ids=lambda path: path.stem,
+)
 def test_every_shipped_config_survives_a_fast_dev_run(config, tiny_mnist, cifar):
     small = _small(config, tiny_mnist, cifar)
     assert main(["fit", "--config", str(config), *small, "--trainer.fast_dev_run", "true"]) == 0
@@ -73,6 +78,7 @@ def test_options_reach_their_classes(capsys):
     assert printed["data"]["init_args"]["batch_size"] == 50
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_probe_has_options(capsys):
     assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "1", "--probe.every_n_epochs", "1"]) == 0
@@ -96,6 +102,7 @@ def test_a_checkpoint_knows_its_probe(capsys):
     assert main(["test", "--ckpt_path", "best", "--probe.hidden", "false"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_a_second_config_keeps_the_default_callbacks(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text(

@@ -49,6 +49,7 @@ def _figures(units):
     yield "fields", plots.receptive_fields("First layer: weights of 3 of 3 neurons, the largest ones", image[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [2, 5, 20])
 def test_no_text_overlaps_another_or_leaves_the_figure(units):
     for name, figure in _figures(units):
@@ -126,6 +127,7 @@ def _run(module, data, trainer, **options):
     return run, drawn
 
 
+@pytest.mark.slow
 def test_a_run_draws_into_its_folder_and_tensorboard(digits, trainer):
     module = IntFFModule([DenseUnit([20]), DenseUnit([10])])
     run, drawn = _run(module, digits(), trainer)
@@ -139,6 +141,7 @@ def test_a_run_draws_into_its_folder_and_tensorboard(digits, trainer):
         assert picture[..., :3].std() > 0.02  # something is on it
 
 
+@pytest.mark.slow
 def test_wrong_predictions_are_the_surest_mistakes(digits, trainer, monkeypatch):
     seen = {}
 
@@ -169,6 +172,7 @@ def test_only_epochs_with_a_validation_have_its_metrics(digits, trainer):
     assert [epoch for epoch, _ in figures.history["train/loss"]] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_figures_during_training_in_another_format_and_folder(digits, trainer):
     figures = TrainingFigures(every_n_epochs=2, format="svg", folder="here")
     run = trainer(max_epochs=2, callbacks=[GoodnessLogger(), GoodnessAccuracy(), figures])
@@ -180,6 +184,7 @@ def test_figures_during_training_in_another_format_and_folder(digits, trainer):
         TrainingFigures(every_n_epochs=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "missing"),
     [

@@ -78,7 +78,6 @@ def test_every_launch_trains_the_same_network():
 
 
 BYTES = """
-import sys
 import lightning as L, torch
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.datamodules import DigitsDataModule

@@ -82,6 +82,8 @@ def test_other_processes_than_the_first_are_silent(digits, trainer):
     assert screen.getvalue() == ""
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_from_the_command_line_a_bar_of_the_users_own_takes_its_place(capsys):
     command = ["fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "1"]
     assert main([*command, "--trainer.enable_progress_bar", "true", "--test_after_fit", "false"]) == 0
@@ -95,6 +97,7 @@ def test_from_the_command_line_a_bar_of_the_users_own_takes_its_place(capsys):
     assert "epoch 1/1" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_barebones_from_the_command_line():
     command = ["fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "1"]
     with pytest.warns(UserWarning, match="barebones"):

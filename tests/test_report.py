@@ -48,6 +48,8 @@ def _page(folder):
     return page, {title: base64.b64decode(data) for title, data in pictures.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("report")
 def test_a_finished_run(run_folder, capsys):
     assert main([str(run_folder)]) == 0
     printed = capsys.readouterr()
@@ -70,6 +72,8 @@ def test_a_finished_run(run_folder, capsys):
     assert not list(run_folder.glob("**/.*"))  # half-written files
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("report")
 def test_the_newest_run_of_a_folder_is_taken_and_pictures_may_be_vectors(run_folder, capsys):
     older = run_folder.with_name("version_7")
     older.mkdir()
@@ -82,6 +86,8 @@ def test_the_newest_run_of_a_folder_is_taken_and_pictures_may_be_vectors(run_fol
     assert not (older / "report.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("report")
 def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_folder, capsys):
     rows = (run_folder / "metrics.csv").read_text().splitlines()
     (run_folder / "metrics.csv").write_text("\n".join([*rows[:3], rows[3][: len(rows[3]) // 2]]))  # in mid-line
@@ -96,6 +102,8 @@ def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_
     assert "Wrong predictions" in pictures
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("report")
 def test_without_a_checkpoint_the_curves_are_drawn(run_folder, capsys):
     shutil.rmtree(run_folder / "checkpoints")
     assert main([str(run_folder)]) == 0
@@ -106,6 +114,8 @@ def test_without_a_checkpoint_the_curves_are_drawn(run_folder, capsys):
     assert "only the curves" in page
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_without_its_data_the_curves_are_drawn_and_the_page_says_why(tiny_mnist, tmp_path, capsys):
     options = ["--config", str(ROOT / "configs/mnist_plain.yaml"), "--trainer.max_epochs", "1", "--data.val_size", "50"]
     data = tmp_path / "moved"
@@ -124,7 +134,9 @@ def test_without_its_data_the_curves_are_drawn_and_the_page_says_why(tiny_mnist,
     assert "Confusion" in _page(Path("lightning_logs/version_0"))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["mnist_unsupervised", "mnist_conv"])
+@pytest.mark.usefixtures("blank_figures")
 def test_other_networks(config, tiny_mnist, capsys):
     options = ["--config", str(ROOT / f"configs/{config}.yaml"), "--data.data_dir", str(tiny_mnist)]
     small = ["--trainer.max_epochs", "1", "--data.val_size", "100", "--test_after_fit", "false"]
@@ -169,6 +181,8 @@ def test_wrong_folders_are_named_in_a_line_or_two(prepare, message, capsys):
     assert len(error.splitlines()) <= 3
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("report")
 def test_damaged_checkpoint(run_folder, capsys):
     for path in (run_folder / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])

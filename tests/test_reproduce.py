@@ -179,6 +179,7 @@ def test_a_changed_procedure_is_trained_anew(data, monkeypatch):
     assert done.stat().st_mtime_ns != before
 
 
+@pytest.mark.slow
 def test_several_at_a_time(data):
     # other processes do not know of the smaller split: the author's runs have none
     assert main(["table2", "--rows", "2", "3", "--procedure", "author", "--seeds", "1", "--jobs", "2", *data]) == 0

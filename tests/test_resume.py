@@ -1,4 +1,4 @@
-"""``fit --ckpt_path last``: the run goes on where it was, in its folder, to the same files."""
+"""``fit --ckpt_path last``: the run resumes where it was, in its folder, to the same files."""
 
 import csv
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from intff_lightning.cli import main
 from intff_lightning.checkpoints import find_checkpoint, resumed_version
+from intff_lightning.cli import main
 from intff_lightning.cli.command import log_root
 
 FIT = ["fit", "--model", "IntFFModule", "--model.units", '[{"class_path": "DenseUnit", "init_args": {"widths": [9]}}]',
@@ -51,7 +51,9 @@ checkpoints.os.replace = replace
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kill", "step"), [("in an epoch", 32), ("at a checkpoint", 9)])
+@pytest.mark.usefixtures("blank_figures")
 def test_a_resumed_run_continues_its_folder_its_table_and_its_best_score(kill, step, capsys):
     assert main([*FIT, "--trainer.max_epochs", "6", "--trainer.default_root_dir", "whole"]) == 0
     start = "from intff_lightning.cli import main\nsys.exit(main(sys.argv[1:]))"
@@ -81,6 +83,8 @@ def test_without_a_checkpoint_fit_starts_anew_and_test_says_so(capsys):
     assert "starting anew" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_any_other_checkpoint_starts_a_new_version():
     assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     best = str(RUN / "checkpoints/best.ckpt")
