@@ -55,8 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     same = sum("DIFFERENT" not in row.values() for row in rows)
     note = (
         f"{same} of {len(rows)} runs are identical to the run that was not killed ({seconds:.1f} s of training, 570 "
-        "steps): weights, optimizer states, every row of metrics.csv, the best checkpoint. Each was killed one to three "
-        "times, the given number of seconds after it had shown an epoch, and resumed by `fit --ckpt_path last`."
+        "steps): weights, optimizer states, every row of metrics.csv, the best checkpoint. Each was killed one to "
+        "three times, the given number of seconds after it had shown an epoch, and resumed by `fit --ckpt_path last`."
     )
     write("resume", arguments.out, rows, note)
 
