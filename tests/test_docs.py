@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import json
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from scipy.stats import ttest_ind
 from torch.distributed.run import get_args_parser
 
 from intff_lightning import report
@@ -257,31 +260,36 @@ def test_python_blocks_run_one_after_the_other(page):
             exec(compile(lines, str(page), "exec"), namespace)
 
 
+EXTENDED = """
+import sys
+sys.path.remove("")  # the folder holds only the new files of the package
+import importlib, runpy
+from pathlib import Path
+from intff_lightning.cli import main
+for name in ("intff_lightning", "intff_lightning.units", "intff_lightning.datamodules", "intff_lightning.callbacks"):
+    package = importlib.import_module(name)
+    package.__path__.append(str(Path(name.replace(".", "/")).absolute()))
+(test,) = Path("tests").iterdir()
+checks = [check for name, check in runpy.run_path(str(test)).items() if name.startswith("test_")]
+assert checks
+for check in checks:
+    check()
+sys.exit(main(["fit", "--config", "extended.yaml", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]))
+"""
+
+
 @pytest.mark.slow
-def test_the_extensions_of_contributing_work(tmp_path, monkeypatch, capsys):
+def test_the_extensions_of_contributing_work(tmp_path):
     """Each is a new file in the package, its test, and its full path in a config; no other file is edited."""
     for block in blocks(CONTRIBUTING)[0]:
         if block.title:
             path = tmp_path / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
-    for name in (
-        "intff_lightning",
-        "intff_lightning.units",
-        "intff_lightning.datamodules",
-        "intff_lightning.callbacks",
-    ):
-        package = importlib.import_module(name)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / name.replace(".", "/"))])
-    (test,) = (tmp_path / "tests").iterdir()
-    for name, check in runpy.run_path(str(test)).items():
-        if name.startswith("test_"):
-            check()
-    options = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
-    assert main(["fit", "--config", "extended.yaml", *options]) == 0, capsys.readouterr().err
+    # in its own process: the new classes would be known to all later tests
+    done = subprocess.run([sys.executable, "-c", EXTENDED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert "val/least_goodness" in Path("lightning_logs/version_0/metrics.csv").read_text()
-    for name in [name for name in sys.modules if name.endswith((".gated", ".hinge", ".wine", ".least"))]:
-        del sys.modules[name]
 
 
 def _words(screen):
@@ -417,6 +425,50 @@ def test_accuracies_in_the_text_are_in_the_results(name):
     for figure in set(re.findall(r"(?<![\d.])\d\d\.\d\d\b", prose)) - AUDIT:
         assert figure in results, figure
     assert "audit" in prose or not AUDIT & set(re.findall(r"\d\d\.\d\d", prose))
+
+
+def test_the_comparisons_of_reproducing_are_those_of_the_results():
+    """Its section "What holds, and what does not" in figures, from the accuracies of the seeds."""
+    tables = ("table1", "table2", "robustness")
+    rows = [row for name in tables for row in json.loads((ROOT / f"results/paper/{name}.json").read_text())]
+
+    def widths(row):
+        return re.findall(r"\d+", row["network"])
+
+    def compare(one, other):
+        """Return differences of means and p values; the robustness table has the first row of table 2, too."""
+        found = {}
+        for row in rows:
+            for base in rows:
+                same = all(row[key] == base[key] for key in ("table", "corruption", "rate"))
+                pair = [(each["algorithm"], each["procedure"]) for each in (row, base)] == [one, other]
+                if same and pair and widths(base) in (widths(row), [*widths(row), "10"]):
+                    p = ttest_ind(row["accuracies"], base["accuracies"]).pvalue
+                    place = row["corruption"], row["rate"], ",".join(widths(row))
+                    found[place] = row["accuracy_mean"] - base["accuracy_mean"], p
+        return found
+
+    label, bp = compare(("intff", "tuned"), ("bp", "tuned")), ("bp", "tuned")
+    assert len(label) == 12
+    assert round(max(d for d, _ in label.values()), 2) == -0.09
+    assert round(min(d for d, _ in label.values()), 2) == -0.56
+    assert sum(p < 0.05 for _, p in label.values()) == 8
+    by_class = compare(("intff", "channels"), bp)
+    three_units = by_class.pop(("mixture", 0.75, "784,100,100,100,100,10"))
+    assert [round(value, 2) for value in three_units] == [-0.17, 0.12]
+    assert (sum(d > 0 for d, _ in by_class.values()), sum(d < 0 for d, _ in by_class.values())) == (7, 4)
+    (noise,) = [place for place, (_, p) in by_class.items() if p < 0.12]
+    assert noise[0] == "label_noise"
+    assert [round(by_class[noise][0], 2), round(by_class[noise][1], 3)] == [-0.42, 0.009]
+    for name in ("tuned", "channels"):
+        for place, (difference, p) in compare(("intff", name), ("ff", name)).items():
+            assert difference > 0
+            assert p < 0.01 or place[0] == "label_noise"
+    for name, gains in {"ff": (3.35, 7.01), "intff": (0.95, 4.73), "bp": (1.68, 4.99)}.items():
+        own = [row for row in rows if (row["algorithm"], row["procedure"]) == (name, "tuned") and row["paper_accuracy"]]
+        gained = sorted(round(row["accuracy_mean"] - row["paper_accuracy"], 2) for row in own)
+        assert (gained[0], gained[-1]) == gains
+        assert all(f"{gain:.2f}" in (DOCS / "reproducing.md").read_text() for gain in gains)
 
 
 def test_every_page_has_its_place_in_the_navigation():
