@@ -259,7 +259,6 @@ def fitted(tmp_path_factory):
     return folder / "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
-@pytest.mark.xdist_group("fitted")
 def test_reload_from_the_command_lines_checkpoint(fitted):
     module = IntFFModule.load_from_checkpoint(fitted)
     assert isinstance(module.units[1].body, nn.Linear)
@@ -274,14 +273,12 @@ def test_reload_from_the_command_lines_checkpoint(fitted):
 
 
 @pytest.mark.parametrize("command", ["predict", "test", "validate"])
-@pytest.mark.xdist_group("fitted")
 @pytest.mark.usefixtures("blank_figures")
 def test_commands_from_a_checkpoint_alone(command, fitted, capsys):
     assert main([command, "--ckpt_path", str(fitted)]) == 0
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.xdist_group("fitted")
 def test_predict_equals_the_module(fitted, capsys):
     assert main(["predict", "--ckpt_path", str(fitted), "--data.batch_size", "50"]) == 0
     header, *rows = Path(capsys.readouterr().out.split()[-1]).read_text().splitlines()
@@ -294,13 +291,11 @@ def test_predict_equals_the_module(fitted, capsys):
     torch.testing.assert_close(table[:, 2:].float(), scores, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.xdist_group("fitted")
 def test_options_beat_the_checkpoints_recipe(fitted, capsys):
     assert main(["fit", "--ckpt_path", str(fitted), "--trainer.max_epochs", "1", "--model.vote", "[3]"]) == 1
     assert "vote=[3]: units are numbered 0 to 1" in capsys.readouterr().err
 
 
-@pytest.mark.xdist_group("fitted")
 def test_a_damaged_checkpoint(fitted, tmp_path, capsys):
     (tmp_path / "half.ckpt").write_bytes(fitted.read_bytes()[:2000])
     assert main(["test", "--ckpt_path", str(tmp_path / "half.ckpt")]) == 1

@@ -22,7 +22,6 @@ def of_two(tmp_path_factory):
     return [torch.load(f"{out}.{rank}.pt") for rank in (0, 1)]
 
 
-@pytest.mark.xdist_group("ddp")
 @pytest.mark.parametrize(
     "number", range(len(ddp_runs.RUNS)), ids=["-".join(map(str, run[:2])) for run in ddp_runs.RUNS]
 )

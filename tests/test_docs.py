@@ -35,8 +35,6 @@ AUDIT = {"98.92", "98.79", "97.69", "94.32"}
 # what a reader fills in
 PLACEHOLDERS = {"N": "2", "M": "2", "R": "0", "HOST": "localhost", "DIR": "data", "FILE": DIGITS, "NAME": "table1"}
 
-# one process holds the run of the tutorial
-with_a_run = pytest.mark.xdist_group("docs")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -201,7 +199,6 @@ def test_blocks_have_a_known_language(page):
     assert not re.search(r"^ {4,}(\$ |python |pip |torchrun )", prose, flags=re.MULTILINE)
 
 
-@with_a_run
 @pytest.mark.slow
 @each_page
 def test_commands_and_configs_are_accepted(page, workshop, capsys):
@@ -298,7 +295,6 @@ def _words(screen):
     return re.findall(r"[A-Za-z_]+(?:[/.][A-Za-z_0-9.]+)*", "\n".join(lines))
 
 
-@with_a_run
 @pytest.mark.slow
 def test_the_screens_are_those_of_their_command(trained):
     screens = [block.text for block in blocks(DOCS / "tutorial.md")[0] if block.language == "text"]
@@ -313,7 +309,6 @@ def test_the_screens_are_those_of_their_command(trained):
         assert re.sub(r"[\d.]+", "#", ours) == re.sub(r"[\d.]+", "#", theirs)
 
 
-@with_a_run
 @pytest.mark.slow
 def test_the_files_and_metrics_of_the_tutorial_are_those_of_its_command(trained):
     run = trained[0] / "version_0"

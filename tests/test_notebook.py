@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebook")]  # it is run once
+pytestmark = pytest.mark.slow
 NOTEBOOK = ROOT / "examples/tutorial.ipynb"
 
 FACTS = """
