@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 # -------------------------------------------------------------------- torch 2.14.1
 
@@ -53,6 +54,13 @@ def allow_another_step(scaler: Any, optimizer: Optimizer) -> None:
     scaler._per_optimizer_states.pop(id(optimizer), None)
 
 
+def set_learning_rates(schedule: LRScheduler, rates: list[float | Tensor]) -> None:
+    """Give a schedule and its optimizer these learning rates, one per parameter group, without a step."""
+    schedule._last_lr = rates
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 # -------------------------------------------------------------------- Lightning 2.6.6
 
 
@@ -60,6 +68,11 @@ def datamodule_of(module: L.LightningModule) -> Any:
     """Return the datamodule of the run that a module is in, or ``None``."""
     trainer: Any = module._trainer
     return None if trainer is None else trainer.datamodule
+
+
+def parsed_hyperparameters(owner: Any) -> dict[str, Any]:
+    """Return a module's saved hyperparameters if the command line parsed them, or nothing if Python code made it."""
+    return dict(owner.hparams) if "_instantiator" in owner.hparams else {}
 
 
 class SavesOfManualOptimization(Callback):

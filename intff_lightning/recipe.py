@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from intff_lightning.errors import CheckpointError
+from intff_lightning.lightning_compat import parsed_hyperparameters
 
 T = TypeVar("T", bound="Recorded")
 
@@ -154,7 +155,7 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a module is among the arguments: it is not kept
             owner.save_hyperparameters()  # on the command line, Lightning supplies what was parsed
-        given = dict(owner.hparams) if "_instantiator" in owner.hparams else {}
+        given = parsed_hyperparameters(owner)
         plain.update({name: given[name] for name in lost if name in given})
         owner.hparams.clear()
     owner.save_hyperparameters(plain, logger=logger)

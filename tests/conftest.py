@@ -17,7 +17,7 @@ ROOT = HERE.parent
 
 
 def pytest_collection_modifyitems(config, items):
-    """Start the long tests first, so that no process has one left at the end."""
+    """Start the files with long tests first, so that no process has one left at the end."""
     if config.getoption("dist", "no") != "no":
         items.sort(key=lambda item: "slow" not in item.keywords)
 

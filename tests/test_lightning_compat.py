@@ -1,20 +1,25 @@
 """Private attributes of other libraries: one test for each use, by its name, and a test that there is no other use."""
 
 import ast
+import functools
 import importlib
 import inspect
 import logging
 import pkgutil
+import sys
 import warnings
+from argparse import ArgumentParser
 from pathlib import Path
+from types import ModuleType, NoneType
 
 import lightning as L
 import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
+from torch.optim.lr_scheduler import ConstantLR
 
 import intff_lightning
 from intff_lightning import DenseUnit, IntFFModule
@@ -80,6 +85,16 @@ def test_allow_another_step(scaled):
     scaler.step(optimizer)
 
 
+def test_set_learning_rates():
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for rate in (0.1, 0.2)]
+    optimizer = torch.optim.SGD(groups)
+    schedule = ConstantLR(optimizer)
+    compat.set_learning_rates(schedule, [0.3, 0.4])
+    assert schedule.get_last_lr() == [0.3, 0.4]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.4]
+    assert schedule.last_epoch == 0
+
+
 # -------------------------------------------------------------------- Lightning
 
 
@@ -93,6 +108,24 @@ def test_datamodule_of(digits, trainer):
     assert compat.datamodule_of(module) is None
     trainer(fast_dev_run=True, callbacks=[Ask()]).fit(module, data)
     assert seen == [data]
+
+
+def test_parsed_hyperparameters(monkeypatch):
+    class Own(L.LightningModule):
+        def __init__(self, width: int = 3):
+            super().__init__()
+            self.save_hyperparameters()
+            parsed.append(compat.parsed_hyperparameters(self))
+
+    parsed = []
+    monkeypatch.setattr(sys, "argv", ["intff"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    options = {"run": False, "save_config_callback": None, "seed_everything_default": False}
+    LightningCLI(Own, trainer_defaults=quiet, args=["--model.width", "5"], **options)
+    Own(4)
+    assert parsed[0]["width"] == 5
+    assert parsed[1:] == [{}]
 
 
 def test_saves_of_manual_optimization(digits, trainer):
@@ -202,55 +235,149 @@ def test_option_names():
     assert {"one.two", "three", "help"} <= compat.option_names(parser)
 
 
-# -------------------------------------------------------------------- and nowhere else
+# -------------------------------------------------------------------- all of them
+
+METHODS = {
+    "_should_skip_saving_checkpoint": (ModelCheckpoint, ["self", "trainer"]),
+    "_save_topk_checkpoint": (ModelCheckpoint, ["self", "trainer", "monitor_candidates"]),
+    "_monitor_candidates": (ModelCheckpoint, ["self", "trainer"]),
+    "_get": (LightningCLI, ["self", "config", "key", "default"]),
+    "_instantiate_trainer": (LightningCLI, ["self", "config", "callbacks"]),
+    "_parser": (LightningCLI, ["self", "subcommand"]),
+    "_parse_ckpt_path": (LightningCLI, ["self"]),
+}
+ATTRIBUTES = {
+    "_modules": (lambda: nn.Linear(1, 1), dict),
+    "_forward_hooks": (lambda: nn.Linear(1, 1), dict),
+    "_forward_pre_hooks": (lambda: nn.Linear(1, 1), dict),
+    "_dynamo": (lambda: torch, ModuleType),
+    "_per_optimizer_states": (lambda: torch.amp.GradScaler("cpu"), dict),
+    "_last_lr": (lambda: ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))])), list),
+    "_trainer": (lambda: L.LightningModule(), NoneType),
+    "_logger_connector": (lambda: L.Trainer(accelerator="cpu", logger=False, barebones=True), object),
+    "_actions": (ArgumentParser, list),
+    "_subparsers": (ArgumentParser, NoneType),
+    "_group_actions": (lambda: ArgumentParser().add_argument_group("a group"), list),
+}
 
 
-def _own_names():
-    """Private names that the package defines, in any file but the one for other libraries' names."""
-    names = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())) if path.name != "lightning_compat.py" else ():
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                names.add(node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                names.add(node.attr)
-    return names
+@pytest.mark.parametrize("name", METHODS)
+def test_signature_of(name):
+    owner, parameters = METHODS[name]
+    assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.filterwarnings("ignore:.*barebones")
+def test_kind_of(name):
+    make, kind = ATTRIBUTES[name]
+    assert isinstance(getattr(make(), name), kind)
+
+
+@functools.cache
+def _parse(path):
+    return ast.parse(Path(path).read_text())
 
 
 def _is_private(name):
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def _private_names(tree):
+    """Private attributes that some code reads, sets or defines, with their lines and what they are attributes of."""
+    for node in ast.walk(tree):
+        names, owner = [], ""
+        if isinstance(node, ast.Attribute):
+            names, owner = [node.attr], ast.unparse(node.value)
+        elif isinstance(node, ast.FunctionDef):
+            names, owner = [node.name], "def"
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("intff_lightning"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+            names = [part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        yield from [(node.lineno, owner, name) for name in names if _is_private(name)]
+
+
+def test_no_private_attribute_lacks_its_test():
+    used = {name for _, _, name in _private_names(_parse(compat.__file__))}
+    assert used == {*METHODS, *ATTRIBUTES}
+
+
+# -------------------------------------------------------------------- and nowhere else
+
+ITS_OWN = ("self", "cls", "super()", "def")
+OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "lightning_compat.py"]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("trainer._logger_connector", ["_logger_connector"]),
+        ("self.trainer._loop", ["_loop"]),
+        ("from torch._dynamo import config", ["_dynamo"]),
+        ("import torch._dynamo", ["_dynamo"]),
+        ("getattr(module, '_modules')", ["_modules"]),
+        ("class A:\n    def _f(self):\n        return self._g + super()._h + cls._i", []),
+        ("from intff_lightning._version import __version__", []),
+    ],
+)
+def test_uses_of_private_attributes_are_found(source, found):
+    assert _of_others(ast.parse(source)) == [(1, name) for name in found]
+
+
+def _of_others(tree):
+    return [(line, name) for line, owner, name in _private_names(tree) if owner not in ITS_OWN]
 
 
 def test_private_attributes_of_others_are_used_in_one_file():
-    own, used = _own_names(), []
-    for path in PACKAGE.rglob("*.py"):
-        if path.name == "lightning_compat.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Attribute):
-                names = [node.attr]
-            elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("intff_lightning"):
-                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [part for alias in node.names for part in alias.name.split(".")]
-            found = [name for name in names if _is_private(name) and name not in own]
-            used += [f"{path.relative_to(PACKAGE)}:{node.lineno} {name}" for name in found]
-    assert used == []
+    used = {path.relative_to(PACKAGE).as_posix(): _of_others(_parse(path)) for path in OTHERS}
+    assert {path: names for path, names in used.items() if names} == {}
 
 
-def test_private_methods_of_others_are_overridden_in_one_file():
-    """A method of ours whose name is a private one of a base class elsewhere would change that library."""
-    overridden = []
+def _classes():
+    """The classes of the package outside ``lightning_compat``."""
     found = pkgutil.walk_packages(intff_lightning.__path__, "intff_lightning.")
     for module in [importlib.import_module(name) for _, name, _ in found if not name.endswith("__main__")]:
-        for cls in vars(module).values():
-            if not isinstance(cls, type) or cls.__module__ != module.__name__ or module is compat:
-                continue
-            bases = [base for base in cls.__mro__ if not base.__module__.startswith("intff_lightning")]
-            names = [name for name, value in vars(cls).items() if _is_private(name) and inspect.isfunction(value)]
-            found = [name for name in names if any(name in vars(base) for base in bases)]
-            overridden += [f"{module.__name__}.{cls.__name__}.{name}" for name in found]
-    assert overridden == []
+        classes = [cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__]
+        yield from classes if module is not compat else ()
+
+
+@functools.cache
+def _class_trees(path):
+    return {node.name: node for node in ast.walk(_parse(path)) if isinstance(node, ast.ClassDef)}
+
+
+def _tree(cls):
+    path = getattr(sys.modules[cls.__module__], "__file__", "")  # an extension or a built-in module has no text
+    return _class_trees(path).get(cls.__name__, ast.Module([])) if path.endswith(".py") else ast.Module([])
+
+
+def _of_bases(cls):
+    """Private names of a class's bases in other packages: their methods, and what their own methods set on ``self``."""
+    bases = [base for base in cls.__mro__ if not base.__module__.startswith("intff_lightning")]
+    return {name for base in bases for name in _defined(base) if _is_private(name)}
+
+
+@functools.cache
+def _defined(cls):
+    return {*vars(cls), *(name for _, owner, name in _private_names(_tree(cls)) if owner == "self")}
+
+
+def test_private_attributes_of_bases_are_found():
+    class Reads(L.LightningModule):
+        def on_fit_start(self):
+            self._fabric = None
+
+    assert {"_fabric", "_trainer", "_modules", "_hparams"} <= _of_bases(Reads)
+    assert ("self", "_fabric") in {(owner, name) for _, owner, name in _private_names(_tree(Reads))}
+
+
+def test_private_attributes_of_bases_are_used_in_one_file():
+    """Nor does a method of ours have the name of a private one of a base, which would change that library."""
+    used = []
+    for cls in _classes():
+        names = {name for _, owner, name in _private_names(_tree(cls)) if owner in ITS_OWN}
+        used += [f"{cls.__module__}.{cls.__qualname__}: {name}" for name in sorted(names & _of_bases(cls))]
+    assert used == []

@@ -47,11 +47,13 @@ def test_public_names_exist():
         assert hasattr(intff_lightning, name)
 
 
-@pytest.mark.slow
 def test_users_of_pytorch_lightning_are_told():
     Path("pytorch_lightning.py").write_text("")  # stands for the package, which is not installed
     code = "import sys; sys.path.insert(0, '.'); import pytorch_lightning; import intff_lightning"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = [sys.executable, "-W", "error::UserWarning", "-c", code]  # it comes before torch is imported
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "UserWarning: intff_lightning builds on `lightning`" in done.stderr
     assert "import lightning.pytorch as pl" in done.stderr
 
 

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from torch import nn
 
 from intff_lightning.optim import KerasAdam
+from intff_lightning.recipe import from_recipe
 from intff_lightning.reproduce import figures, runs
 from intff_lightning.reproduce.command import main
+from intff_lightning.reproduce.configs import file_name
 from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.procedures import make_procedure
 from intff_lightning.reproduce.rows import CONVOLUTION, Row, rows_of
@@ -38,7 +42,7 @@ def _rows(path):
 
 @pytest.fixture
 def data(tiny_mnist):
-    """Options for a quick look at 500 images."""
+    """Options for a quick run on 500 images."""
     return ["--data_dir", str(tiny_mnist), "--quick", "--out", "out"]
 
 
@@ -145,7 +149,7 @@ def test_channels_are_a_procedure_of_intff_and_ff(data, capsys):
 
 
 @pytest.mark.parametrize(("table", "row"), [("table2", "1"), ("table1", "7")], ids=["intff", "convolution"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_figures(table, row, data, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_figures(table, row, data, monkeypatch, capsys):
     arguments = [table, "--rows", row, "--seeds", "1", "--data_dir", data[1], "--quick"]
     assert main([*arguments, "--out", "whole"]) == 0
     epochs = []
@@ -196,6 +200,40 @@ def test_the_shipped_configs_are_the_procedures(table):
         assert path.read_text() == (ROOT / "configs/paper" / path.name).read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "procedure"),
+    [(row, procedure) for row in [*rows_of("table1")[:3], *rows_of("table2")[:3]] for procedure in row.procedures],
+    ids=lambda value: f"{value.table}-{value.algorithm}" if isinstance(value, Row) else value,
+)
+def test_a_shipped_config_trains_the_network_of_its_procedure(row, procedure, tiny_mnist, trainer):
+    config = yaml.safe_load((ROOT / "configs/paper" / file_name(row, procedure)).read_text())
+    weights, seen = [], []
+
+    class Seen(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, *_):
+            seen.append(batch)
+
+    for shipped in (True, False):
+        torch.manual_seed(0)
+        if shipped:
+            module, data = from_recipe(config["model"]), from_recipe(config["data"])
+            data.data_dir, data.seed = tiny_mnist, 0
+        else:
+            made = make_procedure(row, procedure, 0, str(tiny_mnist))
+            module, data = made.module, made.data
+            assert config["trainer"] == {"max_epochs": made.epochs}
+        data.val_size = min(data.val_size, 100)
+        trainer(callbacks=[Seen()], limit_train_batches=2, limit_val_batches=0).fit(module, data)
+        weights.append(module.state_dict())
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert row.algorithm == "bp" or torch.equal(one.negative_target, other.negative_target)
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_figures(data):
     assert main(["figure3", *data]) == 0
     losses = [row["unit_losses"] for row in _rows("out/figure3.json")]
@@ -220,7 +258,7 @@ def test_robustness_has_every_share_and_kind_for_every_algorithm(data):
     assert Path("out/robustness.png").is_file()
 
 
-def test_the_figure_shows_our_recipes_and_the_authors_where_there_is_no_other(tmp_path, monkeypatch):
+def test_the_figure_shows_our_procedures_and_the_authors_where_there_is_no_other(tmp_path, monkeypatch):
     accuracy = {"accuracy_mean": 98.0, "accuracy_std": 0.1}
     rows = [
         {"algorithm": algorithm, "procedure": procedure, "corruption": corruption, "rate": rate, **accuracy}

@@ -57,12 +57,11 @@ class GoodnessAccuracy(EvaluationCallback):
         self._last = (batch, scores)
         return scores
 
-    def on_validation_batch_start(self, *_: Any) -> None:
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         """Forget the scores of the last batch: a loader may give the same object again with other contents."""
         self._last = (None, None)
 
-    def on_test_batch_start(self, *_: Any) -> None:
-        self._last = (None, None)
+    on_test_batch_start = on_validation_batch_start
 
     def on_evaluation_start(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._counts = None

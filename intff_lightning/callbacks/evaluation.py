@@ -23,15 +23,13 @@ class EvaluationCallback(Callback):
         """Finish an evaluation; metrics may be logged here."""
 
     def log_reduced(self, module: L.LightningModule, values: Mapping[str, float], prog_bar: bool = False) -> None:
-        """Log values that are equal on all processes. Their maximum is exact, and Lightning has nothing to advise."""
+        """Log values that are equal on all processes: their maximum is exact, and Lightning does not warn."""
         module.log_dict(values, prog_bar=prog_bar, batch_size=1, sync_dist=True, reduce_fx="max")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_evaluation_start(trainer, pl_module, "val")
 
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self.on_evaluation_batch(trainer, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -40,9 +38,7 @@ class EvaluationCallback(Callback):
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_evaluation_start(trainer, pl_module, "test")
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self.on_evaluation_batch(trainer, pl_module, outputs, batch)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

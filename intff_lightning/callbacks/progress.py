@@ -10,7 +10,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from intff_lightning.classifier import LabelClassifier
 from intff_lightning.reporting.tables import epoch_name, epoch_text, metric_texts, result_table
 
 
@@ -50,9 +49,7 @@ class UnitProgress(ProgressBar):
         self._bar.reset(self._task, total=_finite(self.total_train_batches))
         self._bar.update(self._task, description=epoch_name(trainer), facts=self._facts(trainer))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._live is not None:
             self._bar.update(self._task, completed=batch_idx + 1)
             if batch_idx % 10 == 0:  # reading the metrics costs more than the bar
@@ -95,31 +92,13 @@ class UnitProgress(ProgressBar):
         if trainer.state.fn == "validate":
             self._stop()
         elif self._live is not None and not trainer.sanity_checking:
-            vote = pl_module.vote if isinstance(pl_module, LabelClassifier) else []
-            table = result_table(trainer.callback_metrics, "val", vote)
-            self._live.update(Group(self._bar, table))
+            self._live.update(Group(self._bar, result_table(trainer, "val")))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start("test", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        self._advance()
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop()
-
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start("prediction", sum(trainer.num_predict_batches))
-
-    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        self._advance()
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Restore the terminal."""
-        self._stop()
 
     # ---------------------------------------------------------------- the terminal
 
@@ -139,14 +118,17 @@ class UnitProgress(ProgressBar):
         self._live = Live(self._bar, console=console, refresh_per_second=self.refresh_per_second, transient=True)
         self._live.start()
 
-    def _advance(self) -> None:
+    def _advance(self, *_: Any, **__: Any) -> None:
         if self._live is not None:
             self._bar.advance(self._task)
 
-    def _stop(self) -> None:
+    def _stop(self, *_: Any, **__: Any) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    on_test_batch_end = on_predict_batch_end = _advance
+    on_test_end = on_predict_end = on_exception = _stop
 
 
 def _finite(total: int | float) -> float | None:

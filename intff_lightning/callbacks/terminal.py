@@ -7,7 +7,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from intff_lightning.classifier import LabelClassifier
 from intff_lightning.network import Network
 from intff_lightning.reporting.tables import epoch_text, result_table, unit_table
 
@@ -40,15 +39,14 @@ class TerminalReport(Callback):
             print(epoch_text(trainer, time.perf_counter() - self._begun, self._validated), flush=True)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._print(trainer, pl_module, "test")
+        self._print(trainer, "test")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table of a separate validation."""
         self._validated = True
         if trainer.state.fn != "fit":
-            self._print(trainer, pl_module, "val")
+            self._print(trainer, "val")
 
-    def _print(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def _print(self, trainer: L.Trainer, stage: str) -> None:
         if trainer.is_global_zero:
-            vote = module.vote if isinstance(module, LabelClassifier) else []
-            (self.console or Console()).print(result_table(trainer.callback_metrics, stage, vote))
+            (self.console or Console()).print(result_table(trainer, stage))

@@ -66,9 +66,11 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def result_table(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()) -> Table:
-    """Make the table of a stage (``val`` or ``test``) from logged metrics; units that do not vote are marked."""
-    head, *lines = result_rows(metrics, stage, vote)
+def result_table(trainer: L.Trainer, stage: str) -> Table:
+    """Make the table of a stage (``val`` or ``test``) from the Trainer's metrics; units that do not vote are marked."""
+    module = trainer.lightning_module
+    vote = module.vote if isinstance(module, LabelClassifier) else []
+    head, *lines = result_rows(trainer.callback_metrics, stage, vote)
     table = Table(title={"val": "Validation", "test": "Test"}[stage])
     for title in head:
         table.add_column(title, justify="right" if title else "left")
