@@ -49,11 +49,11 @@ def test_is_watched(hook):
     assert not compat.is_watched(layer)
 
 
-def test_allow_recompilations(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    compat.allow_recompilations(21)
-    compat.allow_recompilations(3)
-    assert torch._dynamo.config.recompile_limit == 21
+def test_allow_recompilations():
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compat.allow_recompilations(21)
+        compat.allow_recompilations(3)
+        assert torch._dynamo.config.recompile_limit == 21
 
 
 @pytest.fixture
