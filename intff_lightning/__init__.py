@@ -22,7 +22,15 @@ if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
 
 from intff_lightning._version import __version__
 from intff_lightning.backprop import BackpropModule
-from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelOverlay, LabelPlanes, LabelToken, NoLabel
+from intff_lightning.labels import (
+    FourierPattern,
+    LabelColumns,
+    LabelEmbedding,
+    LabelOverlay,
+    LabelPlanes,
+    LabelToken,
+    NoLabel,
+)
 from intff_lightning.module import IntFFModule
 from intff_lightning.negatives import (
     GaussianNoise,
@@ -55,6 +63,7 @@ __all__ = [
     "HiddenUnit",
     "HybridImages",
     "IntFFModule",
+    "LabelColumns",
     "LabelEmbedding",
     "LabelOverlay",
     "LabelPlanes",

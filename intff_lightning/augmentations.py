@@ -9,6 +9,7 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import at_least_float32
 from intff_lightning.recipe import Recorded
 
 
@@ -18,6 +19,15 @@ class Augmentation(Recorded):
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
         """Change images ``(B, C, H, W)`` at random, by the draws of these samples in this epoch."""
         raise NotImplementedError
+
+
+def _sides(augmentation: Augmentation, image: Tensor) -> tuple[int, int]:
+    """Return height and width of images ``(B, C, H, W)``; refuse others."""
+    if image.ndim != 4:
+        raise ConfigurationError(
+            f"{type(augmentation).__name__} needs images (C, H, W), not of shape {tuple(image.shape[1:])}."
+        )
+    return image.shape[2], image.shape[3]
 
 
 class RandomShift(Augmentation):
@@ -33,7 +43,7 @@ class RandomShift(Augmentation):
         self.pixels = pixels
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
-        batch, _, height, width = image.shape
+        batch, (height, width) = len(image), _sides(self, image)
         offset = generator.integers(2 * self.pixels + 1, 2)  # (B, 2): rows, columns
         rows = offset[:, :1] + torch.arange(height, device=image.device)  # (B, H)
         columns = offset[:, 1:] + torch.arange(width, device=image.device)  # (B, W)
@@ -60,20 +70,22 @@ class RandomAffine(Augmentation):
         self.degrees, self.scale, self.shift = degrees, scale, shift
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        height, width = _sides(self, image)
         turn, size, right, down = (2 * generator.uniform(4) - 1).unbind(1)
         angle, size = turn * math.radians(self.degrees), 1 + size * self.scale
-        height, width = image.shape[2:]
         # grid_sample's coordinates run from -1 to 1 along either side, so a rotation needs the ratio of the sides
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         rows = [cos, -sin * height / width, 2 * self.shift * right, sin * width / height, cos, 2 * self.shift * down]
-        grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(image.dtype), list(image.shape), align_corners=False)
-        return grid_sample(image, grid, align_corners=False)
+        exact = at_least_float32(image)  # half precision is too coarse for coordinates
+        grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(exact.dtype), list(image.shape), align_corners=False)
+        return grid_sample(exact, grid, align_corners=False).to(image.dtype)
 
 
 class HorizontalFlip(Augmentation):
     """Mirrors each image with probability 0.5."""
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        _sides(self, image)
         mirrored = generator.uniform() < 0.5
         return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(3), image)
 

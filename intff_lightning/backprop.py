@@ -27,7 +27,9 @@ class BackpropModule(Network):
         optimizer: ``parameters -> Optimizer``; default Adam at 0.001.
         scheduler: ``optimizer -> LRScheduler``. A schedule with an argument ``total_steps`` is stepped once per batch
             and given the length of the run; any other is stepped once per epoch.
-        scheduler_monitor: Metric that a ``ReduceLROnPlateau`` watches.
+        scheduler_monitor: Metric that a ``ReduceLROnPlateau`` watches; it steps at the end of each epoch in which the
+            metric was logged.
+        no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         label_smoothing: Label smoothing of the cross-entropy, from 0 to 1.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
@@ -40,11 +42,12 @@ class BackpropModule(Network):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         scheduler_monitor: str = "val/accuracy",
+        no_decay: list[str] | None = None,
         label_smoothing: float = 0.0,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler, scheduler_monitor, learning_rate=1e-3)
+        super().__init__(optimizer, scheduler, scheduler_monitor, no_decay, learning_rate=1e-3)
         body = from_recipe(body)
         if not isinstance(body, nn.Module):
             raise ConfigurationError(f"body is {body!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
@@ -78,13 +81,15 @@ class BackpropModule(Network):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the cross-entropy of a batch, scalar."""
-        image, target = image_and_target(batch)
+        image, target = image_and_target(batch, self, self.hparams["num_classes"])
         loss = cross_entropy(self(image), target, label_smoothing=self.label_smoothing)
+        if not loss.requires_grad:
+            raise ConfigurationError("all layers are frozen, so there is nothing to train: unfreeze one.")
         self.record_losses(loss.detach().view(1), len(target), batch_idx)
         return loss
 
     def _evaluation_step(self, batch: Any, stage: str) -> Tensor:
-        image, target = image_and_target(batch)
+        image, target = image_and_target(batch, self, self.hparams["num_classes"])
         scores: Tensor = self(image)
         loss = cross_entropy(scores, target, label_smoothing=self.label_smoothing)
         self.log(f"{stage}/loss", loss, batch_size=len(target), sync_dist=True)

@@ -1,26 +1,42 @@
-"""What a checkpoint holds, and how it is written, found and read.
+"""What a checkpoint holds, how it is written and read, and which ones a run keeps.
 
 Beside Lightning's own keys, a checkpoint of this package holds
 
 - ``hyper_parameters``: the module's arguments in plain values (:mod:`intff_lightning.recipe`);
 - ``recipes``: ``model`` and ``data``, the recipes of the network and of its data, and ``probe``, the arguments of
   :class:`~intff_lightning.callbacks.LinearProbe`, so that a checkpoint can rebuild all of them;
-- ``training``: ``losses``, the sums of the epoch so far, and ``random``, the random states of all processes;
+- ``training``: ``losses``, the sums of the epoch so far, ``random``, the random states of all processes, and ``seed``,
+  that of ``seed_everything``;
 - the states of callbacks, and of the datamodule: the seed in force and the place in the epoch.
 
 All values load under torch's ``weights_only``.
 """
 
-import random
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import threading
+import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from intff_lightning.errors import CheckpointError
-from intff_lightning.files import atomic_write
+from intff_lightning.files import atomic_write, lock_folder
+from intff_lightning.lightning_compat import (
+    GuardedCheckpoint,
+    logged_metrics,
+    validation_is_under_way,
+    with_validation_to_repeat,
+)
 
 # -------------------------------------------------------------------- files
 
@@ -32,11 +48,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            StorageError: It cannot be written; an older file of this name stays whole.
+        """
         if "://" in str(path):  # a remote path is Lightning's task
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
-            with atomic_write(Path(path)) as partial:
-                torch.save(checkpoint, partial)
+            with atomic_write(Path(path)) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -50,66 +71,229 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-_RUNS = "lightning_logs"
+# -------------------------------------------------------------------- the checkpoints of a run
 
 
-def find_checkpoint(name: str, root: Path) -> Path | None:
-    """Return the newest ``last.ckpt`` or ``best.ckpt`` of all runs under ``root``, or ``None`` if there is none."""
-    found = (root / _RUNS).glob(f"version_*/checkpoints/{name}.ckpt")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+class RunCheckpoint(GuardedCheckpoint):
+    """Base of the two checkpoints: a folder that no other run is writing to.
 
-
-def resumed_version(path: str | Path | None, root: Path) -> int | None:
-    """Return the number of the run whose ``last.ckpt`` this is, or ``None`` if it belongs to no run under ``root``."""
-    path = Path(path or "").absolute()
-    run = path.parent.parent
-    number = run.name.removeprefix("version_")
-    if path.name == "last.ckpt" and run.parent == (root / _RUNS).absolute() and number.isdigit():
-        return int(number)
-    return None
-
-
-# -------------------------------------------------------------------- random states
-
-
-def _process_count() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
-
-
-def random_states() -> list[dict[str, Any]]:
-    """Return the states of the global random generators of all processes, by rank. All processes must call it.
-
-    Dropout, and augmentations of your own, draw from them. What this package draws depends on (seed, epoch, sample)
-    alone, see :mod:`intff_lightning.draws`.
+    The folder is Lightning's. If another run has it at this moment, a new one with ``-v1``, ``-v2``, ... is taken.
+    Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones.
     """
-    name, keys, *rest = np.random.get_state()
-    state: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    if _process_count() == 1:
-        return [state]
-    states: list[Any] = [None] * _process_count()
-    torch.distributed.all_gather_object(states, state)
-    return states
+
+    _lock: contextlib.ExitStack | None = None
+    _wanted: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
+        options: Any = trainer  # its connectors add attributes that its class does not declare
+        if stage == "fit" and not options.fast_dev_run and "://" not in str(self.dirpath):
+            if trainer.is_global_zero:
+                self._take_folder(trainer)
+            self.dirpath = trainer.strategy.broadcast(self.dirpath)
+
+    def _take_folder(self, trainer: L.Trainer) -> None:
+        """Lock the folder, or share the lock of the run's other callback of this kind."""
+        self._wanted = self.dirpath
+        for other in trainer.checkpoint_callbacks:
+            if isinstance(other, RunCheckpoint) and other._lock is not None and other._wanted == self._wanted:
+                self.dirpath = other.dirpath
+                return
+        for number in itertools.count():
+            self.dirpath = f"{self._wanted}-v{number}" if number else self._wanted
+            self._lock = lock_folder(Path(str(self.dirpath)))
+            if self._lock is not None:
+                return
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._unlock()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
-def restore_random_state(states: list[dict[str, Any]], rank: int) -> None:
-    """Restore the state of one process; if the number of processes has changed, draws start anew."""
-    if len(states) != _process_count():
-        return
-    state = states[rank]
-    torch.set_rng_state(state["torch"].cpu())
-    random.setstate(_as_tuples(state["python"]))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+class BestCheckpoint(RunCheckpoint):
+    """Keeps ``best.ckpt``: the weights with the highest value of a metric, from the latest epoch that reached it.
+
+    Accuracy on few validation samples often ties, and the weights that were trained longer are the better guess.
+
+    Args:
+        monitor: Name of the metric.
+    """
+
+    state_key = "BestCheckpoint"  # Lightning asks for it at every hook, and its own takes a while to make
+
+    def __init__(self, monitor: str = "val/accuracy") -> None:
+        super().__init__(monitor=monitor, mode="max", filename="best")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if this validation logged the metric; not every one fits a linear probe."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best weights so far along if the run resumes in another folder."""
+        super().load_state_dict(state_dict)
+        old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if state_dict["dirpath"] == self.dirpath or not old.is_file():
+            return
+        checkpoint = read_checkpoint(old)
+        if checkpoint["callbacks"][self.state_key]["best_model_score"] != score:
+            return  # its run has gone on since
+        with atomic_write(Path(str(self.dirpath)) / old.name) as copy:
+            shutil.copyfile(old, copy)
+        self.best_model_path = self.kth_best_model_path = str(Path(str(self.dirpath)) / old.name)
+        self.best_model_score = self.kth_value = self.current_score = score
+        self.best_k_models = {self.best_model_path: score}
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether ``current`` is to be kept; a tie counts."""
+        above = None if current is None else torch.nextafter(current, torch.full_like(current, torch.inf))
+        return super().check_monitor_top_k(trainer, above)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+class LastCheckpoint(RunCheckpoint):
+    """Keeps ``last.ckpt``: the state after every epoch, and at a Ctrl-C or SIGTERM.
+
+    A run stops where its state is consistent: between two batches (two accumulations), or in a validation, which the
+    resumed run repeats. A second Ctrl-C stops it at once, and so does any other exception. Then the older ``last.ckpt``
+    stays, because a unit may have taken a step that the next one has not.
+
+    Args:
+        every_n_train_steps: Also save after every so many steps.
+        train_time_interval: Also save whenever so much time has passed; not both.
+
+    Attributes:
+        stopped: Whether a Ctrl-C ended the training, or arrived after its last epoch.
+    """
+
+    state_key = "LastCheckpoint"
+
+    def __init__(self, every_n_train_steps: int | None = None, train_time_interval: timedelta | None = None) -> None:
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            save_on_train_epoch_end=True,
+        )
+        self.stopped = False
+        self._signal = _StopSignal()
+        self._epoch_ends = False
+        self._repeats_validation = False
+        self._row: dict[str, float] = {}
+
+    # ---------------------------------------------------------------- what is saved, and when
+
+    def may_save(self, trainer: L.Trainer) -> bool:
+        # resumed from an epoch's last batch, a run would miss the validation and the metrics that end the epoch
+        if self._epoch_ends or self._repeats_validation:
+            return True
+        accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
+        return accumulated == 0 and not trainer.is_last_batch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after every epoch; Lightning does not if it saves by steps or time."""
+        self._epoch_ends = True
+        if self.is_due(trainer):
+            row = logged_metrics(trainer)  # loggers get them a moment later: see state_dict
+            self._row = {**row, "epoch": trainer.current_epoch, "step": trainer.global_step - 1} if row else {}
+            self.save_now(trainer)
+        self._epoch_ends = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and the epoch's row of metrics: a run killed now would not find it in its table."""
+        return {**super().state_dict(), "epoch_row": self._row}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let a run that is stopped in a validation repeat it."""
+        if self._repeats_validation:
+            checkpoint["loops"] = with_validation_to_repeat(checkpoint["loops"])
+
+    # ---------------------------------------------------------------- stopping
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.stopped = False
+        self._signal.watch()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
+        super().on_train_batch_end(trainer, *args, **options)
+        if self.may_save(trainer):
+            self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
+        # processes may have different numbers of batches, and can agree only before the first
+        if trainer.world_size == 1 and validation_is_under_way(trainer):
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        """Save and end the training if any process was asked to stop. The state is consistent."""
+        asked = self._signal.asked or trainer.received_sigterm
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._save_state(trainer)
+            raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
+
+    def _save_state(self, trainer: L.Trainer) -> None:
+        self._repeats_validation = validation_is_under_way(trainer)
+        if self.is_due(trainer):
+            self.save_now(trainer)
+        self._repeats_validation = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.stopped = self._signal.asked
+        self._signal.release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save at a stop that arrives in a validation. Anywhere else, the older checkpoint is the consistent one."""
+        self._signal.release()
+        stop = isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.state.fn == "fit"
+        self.stopped = self.stopped or stop
+        if stop and validation_is_under_way(trainer):
+            self._save_state(trainer)
+        super().on_exception(trainer, pl_module, exception)
+
+
+class _StopSignal:
+    """Makes the first Ctrl-C a request to stop, which training grants at its next consistent moment."""
+
+    asked = False
+
+    def watch(self) -> None:
+        """Take over Ctrl-C, unless somebody else has done so."""
+        self.asked = False
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            self.release()
+            raise KeyboardInterrupt
+        self.asked = True
+        os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once and lose it\n")
+
+    def release(self) -> None:
+        """Give Ctrl-C back."""
+        if signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import rms_normalize
-from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
+from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel, default_encoder
 from intff_lightning.network import Network
-from intff_lightning.recipe import from_recipe
+from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.units import UnitStack
 
 
@@ -40,11 +40,9 @@ class LabelClassifier(Network):
         super().__init__(**options)
         if sweep_size is not None and sweep_size < 1:
             raise ConfigurationError(f"sweep_size={sweep_size} must be 1 or more.")
-        self.units = UnitStack(units)
+        self.units = UnitStack(units, **parts)
         if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
             raise ConfigurationError(f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, one or more vote.")
-        for unit in self.units:
-            unit.use_defaults(**{name: from_recipe(part) for name, part in parts.items()})
         kinds = {unit.goodness.by_class for unit in self.units}
         if len(kinds) > 1:
             raise ConfigurationError("goodness by class (ChannelGoodness) is for all units, or for none of them.")
@@ -54,22 +52,23 @@ class LabelClassifier(Network):
             raise ConfigurationError(
                 f"goodness by class is for images without a label: leave the encoder ({type(encoder).__name__}) out."
             )
+        self._chooses_encoder = encoder is None and not self.by_class
         self.encoder: LabelEncoder = encoder or (NoLabel() if self.by_class else LabelOverlay())
-        self.vote = list(range(len(self.units))) if vote is None else list(vote)
+        self._vote = vote
         self.sweep_size = sweep_size
 
+    @property
+    def vote(self) -> list[int]:
+        """Numbers of the units whose goodness is summed to classify."""
+        return list(range(len(self.units)) if self._vote is None else self._vote)
+
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        """Prepare the encoder and the units for one shape of images; see :meth:`Network.build`."""
+        """Choose the encoder if none was given, and prepare it and the units; see :meth:`Network.build`."""
+        if self._chooses_encoder:
+            self.encoder = default_encoder(input_shape)
+            self.hparams["encoder"] = to_recipe(self.encoder)
         self.encoder.setup(input_shape, num_classes)
-        shape = self.encoder.output_shape
-        for k, unit in enumerate(self.units):
-            try:
-                unit.setup(shape, num_classes)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"unit_{k} {error}") from None
-            if not any(parameter.requires_grad for parameter in unit.parameters()):
-                raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
-            shape = unit.output_shape
+        self.units.setup(self.encoder.output_shape, num_classes)
 
     @property
     def unsupervised(self) -> bool:
@@ -78,25 +77,38 @@ class LabelClassifier(Network):
 
     def goodness(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``."""
-        goodness = []
-        for unit in self.units:
-            x = unit(x)
-            goodness.append(unit.goodness(x))
-        return torch.stack(goodness)
+        goodness: Tensor = self.units(x)
+        return goodness
 
-    def positive_probability(self, x: Tensor, threshold: float = 1.5) -> Tensor:
+    def positive_probability(self, x: Tensor) -> Tensor:
         r"""Return the probability that inputs are positive data (the paper's likelihood, section 3.1).
 
-        .. math:: p = \sigma\bigl(\textstyle\sum_\text{units} g - \theta\bigr)
+        .. math:: p = \sigma\Bigl(\sum_\text{voting units} (g_k - \theta_k)\Bigr)
+
+        The threshold :math:`\theta_k` is that of unit k's own loss. With one unit this is the paper's formula. With
+        several units the paper subtracts a single threshold from the sum of all goodness, so that units that are all
+        exactly at their thresholds would not give one half.
 
         Args:
             x: Inputs that carry a label, ``(B, *)``.
-            threshold: The paper's theta.
 
         Returns:
-            ``(B,)``, or ``(B, C)`` by class; the voting units count.
+            ``(B,)``, or ``(B, C)`` by class.
+
+        Raises:
+            ConfigurationError: The loss of a voting unit has no threshold.
         """
-        return torch.sigmoid(self.goodness(x)[self.vote].sum(0) - threshold)
+        thresholds = {k: self.units[k].loss.threshold for k in self.vote}
+        for k, threshold in thresholds.items():
+            if threshold is None:
+                raise ConfigurationError(
+                    f"unit_{k} has no threshold above which data is positive: its loss, "
+                    f"{type(self.units[k].loss).__name__}, has none.\n"
+                    "Compare the goodness of labels instead (label_goodness), or train with SoftplusLoss."
+                )
+        goodness = self.goodness(x)
+        above = [goodness[k] - threshold for k, threshold in thresholds.items() if threshold is not None]
+        return torch.sigmoid(torch.stack(above).sum(0))
 
     def label_goodness(self, image: Tensor) -> Tensor:
         """Return the goodness of every unit for each image ``(B, *)`` under each label, ``(U, B, C)``.

@@ -1,7 +1,7 @@
 """Corruptions of a training set (Tang 2023, section 5.1).
 
 A corruption changes training data only, in the same way in every epoch: which samples it changes, and how, depends on
-(seed, sample index). Validation and test data stay clean, as in the paper.
+(seed, sample) alone, never on the batch. Validation and test data stay clean, as in the paper.
 """
 
 import torch
@@ -39,7 +39,8 @@ class Corruption(Recorded):
             image: ``(B, *)``, floating point in [0, 1].
             target: True classes ``(B,)``.
             num_classes: Number of classes.
-            mean: Mean pixel of the data set, or of the batch if the set is not in memory; scalar.
+            mean: Mean pixel of the data set, scalar; if the set is not in memory, that of each sample, ``(B, 1, ...)``
+                with as many dimensions as ``image``.
             generator: The draws of these samples.
 
         Returns:
@@ -65,10 +66,13 @@ class Corruption(Recorded):
         """Corrupt a batch of data that is not in memory, on its device.
 
         A loader may not number its samples, so the draws depend on (seed, pixels). They are the same in every epoch if
-        the images are.
+        the images are. The mean pixel is that of each sample, because the rest of the data set is not known.
         """
         generator = Draws(seed, _EPOCH, _fingerprint(image))
-        return self(image, target, num_classes=num_classes, mean=image.mean(), generator=generator)
+        # summed in float64, because a float32 sum would depend on the size of the batch in its last bits
+        wide = torch.float32 if image.device.type == "mps" else torch.float64
+        mean = image.mean(tuple(range(1, image.ndim)), keepdim=True, dtype=wide).to(image.dtype)
+        return self(image, target, num_classes=num_classes, mean=mean, generator=generator)
 
 
 def _fingerprint(image: Tensor) -> Tensor:
@@ -146,7 +150,10 @@ class UnloadedRows(Corruption):
 
 
 class NoiseImages(GaussianPixels):
-    """No digit at all: the mean pixel plus noise, under a label drawn uniformly; arguments are those of the base."""
+    """No digit at all: the mean pixel plus noise, under a label drawn uniformly; arguments are those of the base.
+
+    The mean pixel is that of the data set if it is in memory, and that of each sample otherwise.
+    """
 
     def corrupt(self, image: Tensor, target: Tensor, *, num_classes: int, mean: Tensor, generator: Draws) -> Samples:
         empty = mean.to(image.dtype).expand_as(image)

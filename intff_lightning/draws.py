@@ -55,6 +55,16 @@ def splitmix64(state: Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
+def sample_numbers(size: int, batch: int, rank: int = 0, loader: int = 0) -> Tensor:
+    """Return numbers for the samples of a batch whose loader gives no indices, int64 ``(size,)``.
+
+    They are distinct over batches below 2^27 with up to 2^20 samples, over ranks below 2^16 and over loaders.
+    """
+    first = (rank << 27 | batch) << 20
+    numbers = torch.arange(first, first + size)
+    return numbers ^ _signed(_mix(loader)) if loader else numbers
+
+
 class Draws:
     """Random numbers for one batch of samples: one SplitMix64 generator per sample, all advanced at once.
 

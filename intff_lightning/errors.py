@@ -17,8 +17,12 @@ class CheckpointError(IntFFError, RuntimeError):
     """A checkpoint that does not fit the network."""
 
 
+class StorageError(IntFFError, OSError):
+    """A file that cannot be written."""
+
+
 class DivergenceError(IntFFError, ArithmeticError):
-    """The local loss of a unit is no longer finite."""
+    """A loss, or the goodness of a unit, is not finite."""
 
 
 def explain(error: BaseException, width: int = 300) -> str:

@@ -1,9 +1,35 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, in folders that no other run is writing to."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from intff_lightning.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Name the file and the reason if the block cannot write it.
+
+    Raises:
+        StorageError: The block raised an OSError, or the RuntimeError of ``torch.save`` that stands for one.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        if reason is None and "file write failed" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        raise StorageError(
+            f"{path} cannot be written ({reason or 'the disk may be full'}).\n"
+            "Files that were there before are whole. Make room, and resume with --ckpt_path last."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -17,13 +43,61 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         Path of the file to write, in the same folder; it is removed if the block raises.
+
+    Raises:
+        StorageError: The file cannot be written; an older one stays whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def lock_folder(folder: Path) -> contextlib.ExitStack | None:
+    """Make a folder and lock it for this process, which lets go of it at its end, however it ends.
+
+    Returns:
+        What releases the lock, or ``None`` if another process has it. Where folders cannot be locked, nothing is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = contextlib.ExitStack()
+    if fcntl is not None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        lock.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        except OSError:  # some network file systems have no such locks
+            pass
+    return lock
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a run is writing to this folder."""
+    lock = lock_folder(folder)
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
+def new_folder(parent: Path, prefix: str = "version_") -> Path:
+    """Make a folder ``parent/version_N`` that did not exist, with the next free number, and return its path."""
+    parent.mkdir(parents=True, exist_ok=True)
+    numbers = [path.name.removeprefix(prefix) for path in parent.glob(f"{prefix}*")]
+    number = max((int(n) for n in numbers if n.isdigit()), default=-1) + 1
+    while True:
+        folder = parent / f"{prefix}{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run was faster
+            number += 1
+        else:
+            return folder

@@ -1,7 +1,8 @@
 """The paper's equations as pure functions (Tang 2023, sections 3.1 and 3.2).
 
 In shapes, ``B`` is the number of samples, ``k`` the number of negatives per positive, and ``*`` any feature dimensions.
-Statistics are computed in float32 at least, because bfloat16 is too coarse for ``goodness - threshold``.
+Statistics are computed in float32 at least, because bfloat16 is too coarse for ``goodness - threshold``, and float16
+holds no number above 65,504.
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,49 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from intff_lightning.errors import DataError
+
+HALF = (torch.float16, torch.bfloat16)
+"""Half precision."""
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return half precision as float32, and any other dtype as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def float_pixels(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return uint8 pixels as floating point in [0, 1], and floating point pixels as they are."""
-    return image if image.is_floating_point() else image.to(dtype).div_(255)
+    if image.is_floating_point() or image.dtype == torch.bool:
+        return image if image.is_floating_point() else image.to(dtype)
+    if image.dtype != torch.uint8:
+        raise DataError(
+            f"pixels are {image.dtype}, and nothing tells their range: "
+            "PairedDataModule(..., pixel_range=[LOWEST, HIGHEST])."
+        )
+    return image.to(dtype).div_(255)
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """Return the L2 norm ``(B,)`` of each sample ``(B, *)``, in a dtype that can hold it.
+
+    That is float32 for float16, and float64 for bfloat16, whose squares overflow float32 (but float32 on Apple's GPUs,
+    which have no float64). It is the dtype of ``x`` otherwise.
+    """
+    wide = {torch.float16: torch.float32, torch.bfloat16: torch.float64}.get(x.dtype, x.dtype)
+    if wide == torch.float64 and x.device.type == "mps":
+        wide = torch.float32
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=wide)
+    return norm
+
+
+def scale_samples(x: Tensor, scale: Tensor) -> Tensor:
+    """Multiply each sample ``(B, *)`` by its factor, ``(B,)`` or ``(B, 1)``; returns the dtype of ``x``.
+
+    For half precision it is computed in float32: the factor may be larger than float16's largest number.
+    """
+    scale = scale.to(torch.promote_types(x.dtype, torch.float32))
+    return (x * scale.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
 
 def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor:
@@ -40,9 +75,7 @@ def unit_l2_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-4) -> Tensor
     >>> unit_l2_normalize(torch.tensor([[3.0, 4.0]]), gain=10.0)
     tensor([[5.9999, 7.9998]])
     """
-    norm = torch.linalg.vector_norm(at_least_float32(x).flatten(1), dim=1)
-    scale: Tensor = gain / (norm + eps)
-    return x * scale.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+    return scale_samples(x, gain / (l2_norm(x) + eps))
 
 
 def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
@@ -63,8 +96,8 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     >>> rms_normalize(torch.tensor([[3.0, -3.0]]))
     tensor([[ 1., -1.]])
     """
-    mean_square = at_least_float32(x).flatten(1).square().mean(1)
-    return x * (gain * torch.rsqrt(mean_square + eps)).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+    mean_square = l2_norm(x).square() / x.shape[1:].numel() if x.dtype in HALF else x.flatten(1).square().mean(1)
+    return scale_samples(x, gain * torch.rsqrt(mean_square + eps))
 
 
 class _LeanMeanSquares(torch.autograd.Function):
@@ -96,7 +129,10 @@ def _mean_squares(h: Tensor, weights: Tensor | None = None) -> Tensor:
     """Average the squares in rows ``(B, D)`` to ``(B,)``, or to ``(B, C)`` by weights ``(D, C)``."""
     with torch.autocast(h.device.type, enabled=False):  # autocast would compute the product in half precision
         # tracing and forward-mode derivatives support only torch's own operations
-        way = _LeanMeanSquares.apply if h.requires_grad else _LeanMeanSquares.forward
+        traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if traced and weights is None:
+            return h.square().mean(1)
+        way = _LeanMeanSquares.apply if h.requires_grad and not traced else _LeanMeanSquares.forward
         mean_squares: Tensor = way(h, weights)
     return mean_squares
 
@@ -197,6 +233,17 @@ def pair_by_class(g: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return g[..., 0], g[..., 1:]
 
 
+def is_decided(scores: Tensor) -> Tensor:
+    """Tell for each row of scores ``(*, C)`` whether its largest score is finite, so that the row names a class.
+
+    A score that is not a number counts as the largest; minus infinity rules a class out.
+
+    >>> is_decided(torch.tensor([[1.0, -torch.inf], [1.0, torch.inf], [1.0, torch.nan]]))
+    tensor([ True, False, False])
+    """
+    return scores.amax(-1).isfinite()
+
+
 def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 1.5) -> Tensor:
     r"""Local loss of a unit: positive goodness above the threshold, negative goodness below it.
 
@@ -212,13 +259,13 @@ def softplus_loss(positive: Tensor, negative: Tensor | None, threshold: float = 
         threshold: The paper's theta, 1.5 throughout.
 
     Returns:
-        Scalar.
+        Scalar, float32 for half precision input.
 
     >>> softplus_loss(torch.tensor([1.5]), torch.tensor([[1.5]]))
     tensor(0.6931)
     """
-    loss = softplus(threshold - positive).mean()
-    return loss if negative is None else 0.5 * loss + 0.5 * softplus(negative - threshold).mean()
+    loss = softplus(threshold - at_least_float32(positive)).mean()
+    return loss if negative is None else 0.5 * loss + 0.5 * softplus(at_least_float32(negative) - threshold).mean()
 
 
 def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
@@ -234,11 +281,12 @@ def label_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
         negative: Goodness of the images under k wrong labels, ``(B, k)``.
 
     Returns:
-        Scalar.
+        Scalar, float32 for half precision input.
 
     >>> label_cross_entropy(torch.tensor([2.0]), torch.tensor([[2.0, 2.0, 2.0]]))  # log 4
     tensor(1.3863)
     """
+    positive, negative = at_least_float32(positive), at_least_float32(negative)
     goodness = torch.cat([positive.unsqueeze(1), negative], dim=1)
     return (goodness.logsumexp(1) - positive).mean()
 
@@ -254,9 +302,9 @@ def symba_loss(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor
         alpha: Steepness.
 
     Returns:
-        Scalar.
+        Scalar, float32 for half precision input.
 
     >>> symba_loss(torch.tensor([1.0]), torch.tensor([[1.0, 1.0]]))
     tensor(0.6931)
     """
-    return softplus(alpha * (negative - positive.unsqueeze(1))).mean()
+    return softplus(alpha * (at_least_float32(negative) - at_least_float32(positive).unsqueeze(1))).mean()

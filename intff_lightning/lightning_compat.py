@@ -9,16 +9,22 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from intff_lightning.files import new_folder
 
 # -------------------------------------------------------------------- torch 2.14.1
 
@@ -70,9 +76,31 @@ def datamodule_of(module: L.LightningModule) -> Any:
     return None if trainer is None else trainer.datamodule
 
 
+def is_in_fit(module: L.LightningModule) -> bool:
+    """Tell whether a Trainer fits the module at the moment."""
+    return module._trainer is not None and module._trainer.state.fn == "fit"
+
+
 def parsed_hyperparameters(owner: Any) -> dict[str, Any]:
     """Return a module's saved hyperparameters if the command line parsed them, or nothing if Python code made it."""
     return dict(owner.hparams) if "_instantiator" in owner.hparams else {}
+
+
+class ExampleInputs(L.LightningModule):
+    """A module whose example inputs are those of ``forward``, and no batches: a datamodule must not convert them.
+
+    Lightning gives an index with every batch of a loader, and none with ``example_input_array`` and the like.
+    """
+
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int | None = None) -> Any:
+        return batch if dataloader_idx is None else super()._on_before_batch_transfer(batch, dataloader_idx)
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int | None = None
+    ) -> Any:
+        if dataloader_idx is None:
+            return move_data_to_device(batch, device or self.device)
+        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
 
 
 class SavesOfManualOptimization(Callback):
@@ -108,10 +136,47 @@ class GuardedCheckpoint(ModelCheckpoint):
         self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
+def validation_is_under_way(trainer: L.Trainer) -> bool:
+    """Tell whether a validation within a fit has begun, and its metrics have not been computed yet."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    ended = progress.is_last_batch and progress.current.completed == progress.current.ready
+    return trainer.state.fn == "fit" and trainer.validating and not ended
+
+
+def with_validation_to_repeat(loops: dict[str, Any]) -> dict[str, Any]:
+    """Return the loops of a checkpoint that was saved during a validation, as they were before its first batch."""
+    fit = dict(loops["fit_loop"])
+    name = "epoch_loop.val_loop.batch_progress"
+    progress = {**fit[name], "is_last_batch": False}
+    for part in ("total", "current"):  # Lightning takes one batch more begun than ended for a validation to resume
+        done = 0 if part == "current" else progress[part]["completed"]
+        progress[part] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+    return {**loops, "fit_loop": {**fit, name: progress}}
+
+
 def logged_metrics(trainer: L.Trainer) -> dict[str, float]:
     """Return the metrics that loggers will be given at the end of this epoch."""
     metrics = trainer._logger_connector.metrics["log"]
     return {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process of rank 0; before a Trainer is made, by the environment."""
+    decorator: Any = rank_zero_only  # Lightning keeps the rank on it
+    return bool(decorator.rank == 0)
+
+
+def take_version(logger: CSVLogger | TensorBoardLogger, checkpoint: str | Path | None) -> None:
+    """Give a logger without a version that of the checkpoint's run, or a new one, whose folder no other run can get.
+
+    A ``CSVLogger`` always gets a new one, because it would delete the table of the run.
+    """
+    if logger._version is None and is_first_process():
+        run = Path(checkpoint or "").absolute().parent.parent
+        resumes = isinstance(logger, TensorBoardLogger) and run.parent == Path(logger.root_dir).absolute()
+        folder = run if resumes else new_folder(Path(logger.root_dir))
+        number = folder.name.removeprefix("version_")
+        logger._version = int(number) if number.isdigit() else folder.name
 
 
 class CompatCLI(LightningCLI):
@@ -156,6 +221,12 @@ def quiet() -> None:
 
 
 # -------------------------------------------------------------------- argparse of Python 3.11, jsonargparse 4.53
+
+
+def parse_given(parser: LightningArgumentParser, argv: list[str]) -> dict[str, Any]:
+    """Parse arguments without defaults, and without asking for what is required."""
+    given: dict[str, Any] = parser.parse_args(argv, defaults=False, _skip_validation=True).as_dict()
+    return given
 
 
 def option_names(parser: LightningArgumentParser) -> set[str]:

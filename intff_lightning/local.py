@@ -34,7 +34,7 @@ class ScaleNormalization(RecordedModule):
         """Return the factor ``(B, 1)`` by which ``forward`` scales samples with the L2 norm ``(B, 1)``.
 
         Args:
-            norm: L2 norms, ``(B, 1)``.
+            norm: L2 norms, ``(B, 1)``, in float32 at least.
             features: Number of features per sample.
         """
         raise NotImplementedError
@@ -175,7 +175,7 @@ class LocalLoss(RecordedModule):
     """Base of local losses: what one unit minimizes, computed from goodness alone."""
 
     threshold: float | None = None
-    """Goodness above which data counts as positive; ``None`` for losses without a threshold."""
+    """Goodness above which data counts as positive; ``None`` for losses that compare goodness with none."""
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         """Compute the scalar loss of one unit.
@@ -233,13 +233,11 @@ class LabelCrossEntropy(LocalLoss):
 
     Args:
         threshold: Theta of the softplus part.
-        threshold_weight: w, from 0 to 1.
+        threshold_weight: w, from 0 to 1. With 0 the loss has no threshold.
         collaboration: c, the weight of the earlier units' goodness (layer collaboration, Lorberbom et al. 2024). With 1
             a unit learns what the earlier units leave undone, which suits a vote of all units.
         temperature: T. Below 1, small differences in goodness tell labels apart, as normalized layers produce them.
     """
-
-    threshold: float
 
     def __init__(
         self,
@@ -253,18 +251,20 @@ class LabelCrossEntropy(LocalLoss):
             raise ConfigurationError(f"LabelCrossEntropy(threshold_weight={threshold_weight}): from 0 to 1 is needed.")
         if temperature <= 0:
             raise ConfigurationError(f"LabelCrossEntropy(temperature={temperature}): a number above 0 is needed.")
-        self.threshold, self.threshold_weight, self.collaboration = threshold, threshold_weight, collaboration
-        self.temperature = temperature
+        self.threshold = threshold if threshold_weight else None
+        self.threshold_weight, self.collaboration, self.temperature = threshold_weight, collaboration, temperature
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
-        negative = _needed(self, negative)
-        softplus = F.softplus_loss(positive, negative, self.threshold)
+        positive, negative = F.at_least_float32(positive), F.at_least_float32(_needed(self, negative))
+        softplus = None if self.threshold is None else F.softplus_loss(positive, negative, self.threshold)
         if earlier is not None and self.collaboration:
             positive = positive + self.collaboration * earlier[0]
             negative = negative + self.collaboration * _needed(self, earlier[1])
         if self.temperature != 1:
             positive, negative = positive / self.temperature, negative / self.temperature
         cross_entropy = F.label_cross_entropy(positive, negative)
+        if softplus is None:
+            return cross_entropy
         return (1 - self.threshold_weight) * cross_entropy + self.threshold_weight * softplus
 
 

@@ -21,6 +21,7 @@ class LossRecord:
         # a resumed run adds up in other portions, yet reaches the same float32; Apple's GPUs have no float64
         self.total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
         self.count = 0
+        self._last = (self.total, 0)
         self._waiting: list[tuple[Tensor, int, int]] = []
 
     def add(self, losses: Tensor, size: int, step: int) -> None:
@@ -32,9 +33,9 @@ class LossRecord:
         self._settle()
         if not self.count:
             return None
-        mean, count = (self.total / self.count).float(), self.count
+        self._last = self.total, self.count
         self.total, self.count = torch.zeros_like(self.total), 0
-        return mean, count
+        return (self._last[0] / self._last[1]).float(), self._last[1]
 
     def check(self, step: int, learning_rates: Sequence[float]) -> None:
         """Raise a DivergenceError if a loss of this step is not finite; this waits for the device."""
@@ -61,9 +62,11 @@ class LossRecord:
             self.total = self.total + (loss.to(weight.dtype).sum(1) * weight).sum()
             self.count += sum(sizes)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, with_last_mean: bool = False) -> dict[str, Any]:
+        """Return the sums; if they are empty, ``with_last_mean`` returns those of the last mean, to log it again."""
         self._settle()
-        return {"total": self.total, "count": self.count}
+        total, count = self._last if with_last_mean and not self.count else (self.total, self.count)
+        return {"total": total, "count": count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.total, self.count = state["total"].to(self.total.device), state["count"]

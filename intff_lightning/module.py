@@ -59,13 +59,16 @@ class IntFFModule(UnitTrainer):
 
     Args:
         units: Hidden units in order; a plain ``torch.nn.Module`` becomes the body of a unit.
-        encoder: How a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`. The first unit
+        encoder: How a label enters the input; default :class:`~intff_lightning.labels.LabelOverlay`, or
+            :class:`~intff_lightning.labels.LabelColumns` for the columns of a table, of shape (D,). The first unit
             trains its parameters, if it has any. With goodness by class, images show no label.
         optimizer: ``parameters -> Optimizer`` for every unit that has none of its own; default Adam at 0.002.
         scheduler: ``optimizer -> LRScheduler`` for every unit that has none of its own. A schedule with an argument
             ``total_steps`` is stepped once per batch and given the length of the run; any other is stepped once per
             epoch.
-        scheduler_monitor: Metric that a ``ReduceLROnPlateau`` watches.
+        scheduler_monitor: Metric that a ``ReduceLROnPlateau`` watches; it steps at the end of each epoch in which the
+            metric was logged.
+        no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         normalization: Input normalization of every unit that has none of its own; default
             :class:`~intff_lightning.local.UnitL2`.
         goodness: Goodness of every unit that has none of its own; default :class:`~intff_lightning.local.MeanSquares`.
@@ -95,6 +98,7 @@ class IntFFModule(UnitTrainer):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         scheduler_monitor: str = "val/accuracy",
+        no_decay: list[str] | None = None,
         normalization: nn.Module | None = None,
         goodness: Goodness | None = None,
         loss: LocalLoss | None = None,
@@ -128,13 +132,18 @@ class IntFFModule(UnitTrainer):
             optimizer=optimizer,
             scheduler=scheduler,
             scheduler_monitor=scheduler_monitor,
+            no_decay=no_decay,
             learning_rate=2e-3,
         )
         self.compiled = compile
-        everyone = range(len(self.units))
-        self.groups: list[Sequence[int]] = [everyone] if update == "joint" else [[k] for k in everyone]
-        """Units that take their steps together."""
+        self.update = update
         self.configure_model()
+
+    @property
+    def groups(self) -> list[Sequence[int]]:
+        """Units that take their steps together."""
+        everyone = range(len(self.units))
+        return [everyone] if self.update == "joint" else [[k] for k in everyone]
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().build(input_shape, num_classes)
@@ -172,8 +181,8 @@ class IntFFModule(UnitTrainer):
         Raises:
             ConfigurationError, DataError: The batch has no pairs that this network can be trained on.
         """
-        if self.by_class and isinstance(batch, list | tuple):
-            batch = PairedBatch(*image_and_target(batch), None, None)
+        if self.by_class:
+            batch = PairedBatch(*image_and_target(batch, self, self.hparams["num_classes"]), None, None)
         if not isinstance(batch, PairedBatch):
             raise DataError(
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "
@@ -258,10 +267,3 @@ class IntFFModule(UnitTrainer):
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> StepOutput:
         """Return losses and goodness of a batch, from which callbacks make metrics; no unit is trained."""
         return self._evaluation_step(batch, "test")
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of a network with another number of units."""
-        super().on_load_checkpoint(checkpoint)
-        states = checkpoint.get("optimizer_states")
-        if states and len(states) != len(self.units):
-            raise CheckpointError(f"the checkpoint has {len(states)} optimizers for {len(self.units)} units.")

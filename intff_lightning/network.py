@@ -1,20 +1,26 @@
 """What IntFF's module and the backpropagation baseline share: sized by their data, self-contained in checkpoints."""
 
 import functools
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import lightning as L
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning, Callback, LambdaCallback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from intff_lightning.checkpoints import random_states, restore_random_state
-from intff_lightning.errors import CheckpointError, ConfigurationError
-from intff_lightning.lightning_compat import datamodule_of
+from intff_lightning.errors import CheckpointError, ConfigurationError, DivergenceError
+from intff_lightning.functional import is_decided
+from intff_lightning.lightning_compat import ExampleInputs, datamodule_of, is_in_fit
 from intff_lightning.loss_record import LossRecord
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory, make_scheduler
-from intff_lightning.recipe import Recorded, from_recipe, recipe_of, record, to_recipe
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory, group_by_decay, include_groups, make_scheduler
+from intff_lightning.pairs import images_to_predict
+from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
+from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
 
 
 class StepOutput(dict[str, Tensor]):
@@ -34,7 +40,7 @@ class StepOutput(dict[str, Tensor]):
         return StepOutput(self)
 
 
-class Network(Recorded, L.LightningModule):
+class Network(Recorded, ExampleInputs):
     """Base of modules that classify images: implement :meth:`build`, :meth:`loss_names` and the steps.
 
     A subclass calls :meth:`configure_model` at the end of its constructor. ``learning_rate`` is that of Adam, if
@@ -46,6 +52,7 @@ class Network(Recorded, L.LightningModule):
         optimizer: OptimizerFactory | None,
         scheduler: SchedulerFactory | None,
         scheduler_monitor: str,
+        no_decay: list[str] | None,
         learning_rate: float,
     ) -> None:
         super().__init__()
@@ -53,12 +60,24 @@ class Network(Recorded, L.LightningModule):
         self.optimizer_factory: OptimizerFactory = from_recipe(optimizer) or default
         self.scheduler_factory: SchedulerFactory | None = from_recipe(scheduler)
         self.scheduler_monitor = scheduler_monitor
+        self.no_decay = [no_decay] if isinstance(no_decay, str) else list(no_decay or ())
+        self._finetuned = False
+        self._watched: Tensor | None = None
         self._built = False
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
         record(self, input_shape=None, num_classes=None)
 
     # ---------------------------------------------------------------- building
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Prepare for a ``BaseFinetuning`` among the callbacks."""
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
+        if self._finetuned:  # it freezes layers in its `setup`, so they must be there
+            callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
+        return []
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Make the layers for images of one shape."""
@@ -96,14 +115,42 @@ class Network(Recorded, L.LightningModule):
     ) -> tuple[Optimizer, dict[str, Any] | None]:
         """Make an optimizer, and the entry of its schedule, if it has one, for ``configure_optimizers``.
 
-        The network's own factories stand in for an ``optimizer`` or ``scheduler`` that is ``None``.
+        The network's own factories stand in for an ``optimizer`` or ``scheduler`` that is ``None``. A
+        ``BaseFinetuning`` adds frozen parameters later, so they are left out if there is one.
         """
-        made: Optimizer = (from_recipe(optimizer) or self.optimizer_factory)(parameters)
+        trained: list[Any] = [p for p in parameters if p.requires_grad or not self._finetuned]
+        groups = group_by_decay(self, trained, self.no_decay) if self.no_decay or not trained else trained
+        made: Optimizer = (from_recipe(optimizer) or self.optimizer_factory)(groups)
         factory = from_recipe(scheduler) or self.scheduler_factory
         if factory is None:
             return made, None
         schedule, interval = make_scheduler(factory, made, self.trainer.estimated_stepping_batches)
-        return made, {"scheduler": schedule, "interval": interval, "name": name}
+        entry = {"scheduler": schedule, "interval": interval, "name": name}
+        if isinstance(schedule, ReduceLROnPlateau):
+            entry["frequency"] = sys.maxsize  # on_train_epoch_end steps it, when its metric is new
+        return made, entry
+
+    def on_fit_start(self) -> None:
+        """Check that ``no_decay`` has an effect; unfreeze what a ``BaseFinetuning`` had unfrozen in a resumed run."""
+        if self.no_decay and not any(optimizer.defaults.get("weight_decay") for optimizer in self.trainer.optimizers):
+            raise ConfigurationError(
+                f"no_decay={self.no_decay} has no effect, because no optimizer has weight decay:\n"
+                "give one, for example torch.optim.AdamW with weight_decay=0.01, or leave no_decay out."
+            )
+        if self._resumed is not None and self.trainer.ckpt_path:
+            theirs, mine = self._resumed["optimizers"], len(self.trainer.optimizers)
+            if theirs not in (0, mine):  # Lightning would leave some out
+                raise CheckpointError(f"the checkpoint has {theirs} optimizers for the {mine} of this network.")
+            BaseFinetuning.make_trainable(map(self.get_submodule, self._resumed["unfrozen"]))
+        self.settle_groups()
+
+    def on_train_epoch_start(self) -> None:
+        self.settle_groups()
+
+    def settle_groups(self) -> None:
+        """Let the schedules include parameter groups that callbacks have added to the optimizers."""
+        for config in self.trainer.lr_scheduler_configs:
+            include_groups(config.scheduler)
 
     # ---------------------------------------------------------------- losses
 
@@ -117,7 +164,17 @@ class Network(Recorded, L.LightningModule):
         if self._resumed is not None and self.trainer.ckpt_path:
             self._losses.load_state_dict(self._resumed["losses"])
             restore_random_state(self._resumed["random"], self.global_rank)
+            if self.trainer.is_last_batch:  # the run was stopped in the validation that ends an epoch
+                self._log_loss()
         self._resumed = None
+
+    def on_fit_end(self) -> None:
+        """Say so if the checkpoint of a resumed run was at its end already."""
+        if self._resumed is not None and self.trainer.ckpt_path:
+            rank_zero_warn(
+                f"nothing was trained: {self.trainer.ckpt_path} is at epoch {self.current_epoch} and step "
+                f"{self.global_step}, with max_epochs={self.trainer.max_epochs} and max_steps={self.trainer.max_steps}."
+            )
 
     def record_losses(self, losses: Tensor, size: int, batch_idx: int) -> None:
         """Record the detached losses of a training step, one per name of :meth:`loss_names`, means over the samples.
@@ -135,8 +192,23 @@ class Network(Recorded, L.LightningModule):
             self._log_loss()
 
     def on_train_epoch_end(self) -> None:
-        """Log the loss of an epoch that ended before its last batch."""
+        """Log the loss of an epoch that ended before its last batch; step the schedules whose metric is new."""
         self._log_loss()
+        trainer: Any = self.trainer
+        plateaus = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ReduceLROnPlateau)]
+        metrics = trainer.callback_metrics  # holds the values of earlier epochs until there are new ones
+        value = metrics.get(self.scheduler_monitor)
+        unvalidated = not trainer.enable_validation or (trainer.val_dataloaders and not sum(trainer.num_val_batches))
+        awaited = self._watched is not None or not (unvalidated or any(name.startswith("val/") for name in metrics))
+        if plateaus and value is None and not awaited:
+            raise ConfigurationError(
+                f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; the metrics are: "
+                f"{', '.join(sorted(metrics))}. Set scheduler_monitor."
+            )
+        if value is not None and value is not self._watched:
+            for schedule in plateaus:
+                schedule.step(value)
+            self._watched = value
 
     def _log_loss(self) -> None:
         """Log ``train/loss``, the mean over the samples since the last call."""
@@ -147,9 +219,24 @@ class Network(Recorded, L.LightningModule):
 
     # ---------------------------------------------------------------- prediction and checkpoints
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep what a validation that is stopped, and repeated by the resumed run, must not change."""
+        super().on_validation_model_zero_grad()
+        self._before_validation = random_state()
+
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return scores ``(B, C)`` for a batch ``(image, ...)`` or a tensor of images ``(B, *)``."""
-        scores: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
+        """Return scores ``(B, C)`` for a batch ``(image, ...)`` or a tensor of images ``(B, *)``.
+
+        Raises:
+            DivergenceError: The largest score of an image is not finite, so that it has no class.
+        """
+        scores: Tensor = self(images_to_predict(batch, self))
+        undecided = int((~is_decided(scores)).sum())
+        if undecided:
+            raise DivergenceError(
+                f"the scores of {undecided} of the {len(scores)} images in batch {batch_idx} are not finite, so they "
+                "have no class.\nPredict in float32 (precision: 32-true), or train again with a lower learning rate."
+            )
         return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -161,15 +248,43 @@ class Network(Recorded, L.LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
         checkpoint.setdefault("recipes", {}).update(recipes)  # callbacks have added theirs before
         if self._losses is not None and self.trainer.state.fn == "fit":  # not in a test that follows training
-            checkpoint["training"] = {"losses": self._losses.state_dict(), "random": random_states()}
+            stopped = self.trainer.validating  # in a validation, which the resumed run repeats
+            state = self._before_validation if stopped and self._before_validation else random_state()
+            checkpoint["training"] = {
+                "losses": self._losses.state_dict(with_last_mean=stopped),
+                "random": gather_random_states(state),
+                "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            }
+            layers = {name.rpartition(".")[0] for name, p in self.named_parameters() if p.requires_grad} - {""}
+            checkpoint["training"]["unfrozen"] = sorted(layers) if self._finetuned else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another network, and name the first parameter that differs."""
         self._resumed = checkpoint.get("training")
-        theirs, mine = checkpoint["state_dict"], self.state_dict()
-        for name in sorted(mine.keys() | theirs.keys()):
-            shapes = [tuple(s[name].shape) if name in s else "missing" for s in (theirs, mine)]
+        if is_in_fit(self):
+            self._refuse_other_optimizers((checkpoint.get("recipes") or {}).get("model"))
+        if self._resumed is not None:
+            self._resumed["optimizers"] = len(checkpoint.get("optimizer_states", ()))
+
+    def _refuse_other_optimizers(self, recipe: Any) -> None:
+        """Refuse to resume with options of optimizers and schedules that their saved states would override."""
+        for key, mine, theirs in differences(recipe_of(self), recipe) if recipe else ():
+            if {"optimizer", "scheduler"} & set(key.split(".")):
+                raise CheckpointError(
+                    f"{key} is {mine} here and {theirs} in the checkpoint, whose run would go on with its own.\n"
+                    "Leave the option as it was, or train a network anew that begins with these weights "
+                    "(load_from_checkpoint)."
+                )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Refuse the weights of another network, and name the first parameter that differs.
+
+        With ``strict=False``, as in ``load_from_checkpoint(path, strict=False)``, parameters may be missing.
+        """
+        mine = self.state_dict()
+        for name in sorted(mine.keys() | state_dict.keys() if strict else mine.keys() & state_dict.keys()):
+            shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state_dict, mine)]
             if shapes[0] != shapes[1]:
                 raise CheckpointError(
                     f"the checkpoint is of another network: {name} is {shapes[0]} there, and {shapes[1]} here."
                 )
+        return super().load_state_dict(state_dict, strict, assign)

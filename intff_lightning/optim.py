@@ -3,13 +3,13 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiplicativeLR, ReduceLROnPlateau
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.lightning_compat import set_learning_rates
@@ -76,6 +76,40 @@ def make_scheduler(
             f"{cls.__name__} needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
         )
     return factory(optimizer, total_steps=int(total_steps)), "step"  # type: ignore[call-arg]  # cls has the argument
+
+
+def include_groups(schedule: LRScheduler | ReduceLROnPlateau) -> None:
+    """Have a schedule include groups that were added to its optimizer; their rates keep their ratio to the first."""
+    first, *further = schedule.optimizer.param_groups
+    bases = vars(schedule).get("base_lrs")
+    if bases is None:  # a ReduceLROnPlateau has none, and takes any number of groups
+        return
+    for group in further[len(bases) - 1 :]:
+        ratio = group["lr"] / (first["lr"] or first["initial_lr"])
+        for name, value in first.items():
+            group.setdefault(name, value * ratio if name.endswith("_lr") else value)
+        bases.append(group["initial_lr"])
+        if isinstance(schedule, LambdaLR | MultiplicativeLR):
+            schedule.lr_lambdas.append(schedule.lr_lambdas[0])
+
+
+def group_by_decay(network: nn.Module, parameters: Sequence[Tensor], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return two parameter groups, the second one without weight decay.
+
+    It takes the parameters that belong to one of the names: a part of the parameter's own name (``bias`` is also a part
+    of ``in_proj_bias``), or the class of its layer (``LayerNorm``).
+    """
+    spared: set[int] = set()
+    for name in names:
+        layers = [(type(layer).__name__, layer.named_parameters(recurse=False)) for layer in network.modules()]
+        found = {id(p) for kind, inner in layers for own, p in inner if name in own or name == kind}
+        if not found:
+            raise ConfigurationError(
+                f"no_decay: no parameter and no layer of the network is called {name}; leave it out."
+            )
+        spared |= found
+    kept, free = ([p for p in parameters if (id(p) in spared) == side] for side in (False, True))
+    return [{"params": kept}, {"params": free, "weight_decay": 0.0}] if names else [{"params": kept}]
 
 
 class KerasAdam(Optimizer):

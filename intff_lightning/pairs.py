@@ -2,7 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import lightning as L
+import torch
 from torch import Tensor
+
+from intff_lightning.functional import float_pixels
+from intff_lightning.samples import Reader, check_pixels, checked
 
 
 class PairedBatch(NamedTuple):
@@ -35,6 +40,46 @@ class PairedBatch(NamedTuple):
         return self.image.unsqueeze(1).expand(-1, label.shape[1], *self.image.shape[1:]), label
 
 
-def image_and_target(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return images ``(B, *)`` and true classes ``(B,)`` of any batch that begins ``(image, target)``."""
-    return batch[0], batch[1]
+def image_and_target(
+    batch: Any, module: L.LightningModule | None = None, num_classes: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return images ``(B, *)`` and true classes ``(B,)`` of any batch, see :mod:`intff_lightning.samples`.
+
+    Args:
+        batch: A :class:`PairedBatch`, which is taken as it is, or ``(image, target, ...)``.
+        module: The module that takes the batch, for its dtype and device; ``None`` gives float32.
+        num_classes: Refuse labels out of range, and pixels that are not finite; ``None`` checks neither. While a
+            network trains on an accelerator, only batches before its first step are waited for.
+
+    Raises:
+        DataError, ConfigurationError: The batch is of another kind, or holds values that are refused.
+    """
+    if isinstance(batch, PairedBatch):
+        return batch.image, batch.target
+    where = "a batch of the dataloader"
+    image, target = Reader(where).batch(batch)
+    assert target is not None  # labelled
+    dtype: Any = torch.float32 if module is None else module.dtype
+    if module is not None:
+        image, target = image.to(module.device), target.to(module.device)
+    image = float_pixels(image, dtype).to(dtype)
+    if num_classes is None:
+        return image, target
+    assert module is not None
+    return checked(image, target, num_classes, where, wait=not module.training or module.global_step == 0)
+
+
+def images_to_predict(batch: Any, module: L.LightningModule) -> Tensor:
+    """Return the images ``(B, *)`` of a batch to predict, in the dtype of the module.
+
+    The batch is the images alone, or begins with them; labels are ignored.
+
+    Raises:
+        DataError, ConfigurationError: The batch is of another kind, or has pixels that are not finite.
+    """
+    where = "a batch to predict"
+    image, _ = Reader(where).batch(batch, labelled=False)
+    dtype: Any = module.dtype
+    image = float_pixels(image.to(module.device), dtype).to(dtype)
+    check_pixels(image, where)
+    return image

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -111,11 +111,7 @@ def from_recipe(value: Any) -> Any:
         return [from_recipe(item) for item in value]
     if not (isinstance(value, Mapping) and "class_path" in value):
         return value
-    module, _, name = value["class_path"].rpartition(".")
-    try:
-        cls = vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the class {value['class_path']} cannot be imported ({error})") from None
+    cls = _import(value["class_path"])
     arguments = {key: from_recipe(item) for key, item in (value.get("init_args") or {}).items()}
     if isinstance(cls, type) and issubclass(cls, Optimizer | LRScheduler):
         return functools.partial(cls, **arguments)
@@ -123,6 +119,14 @@ def from_recipe(value: Any) -> Any:
     if isinstance(cls, type) and issubclass(cls, nn.Module | Recorded):
         return cls(**arguments)
     raise CheckpointError(f"{value['class_path']} is not a part of a network, so a recipe may not build it")
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return vars(importlib.import_module(module))[name]
+    except (ImportError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the class {path} cannot be imported ({error})") from None
 
 
 def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -136,6 +140,30 @@ def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             plain[name] = None
             lost.append(name)
     return plain, lost
+
+
+def differences(mine: Any, theirs: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Compare two recipes, or values in them; arguments that were not given have their defaults.
+
+    Yields:
+        The dotted name of each argument that differs, and both values.
+    """
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        if "class_path" in mine and mine["class_path"] == theirs.get("class_path"):
+            mine, theirs = _with_defaults(mine), _with_defaults(theirs)
+        for name in sorted(mine.keys() | theirs.keys()):
+            yield from differences(mine.get(name), theirs.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(mine, list | tuple) and isinstance(theirs, list | tuple) and len(mine) == len(theirs):
+        for number, pair in enumerate(zip(mine, theirs, strict=True)):
+            yield from differences(*pair, f"{key}[{number}]")
+    elif mine != theirs:
+        yield key, mine, theirs
+
+
+def _with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(_import(recipe["class_path"])).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return {"class_path": recipe["class_path"], "init_args": {**defaults, **recipe.get("init_args", {})}}
 
 
 def record(owner: Any, logger: bool = True, **defaults: Any) -> None:

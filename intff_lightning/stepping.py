@@ -43,6 +43,7 @@ class UnitTrainer(LabelClassifier):
 
     def configure_callbacks(self) -> list[Callback]:
         """Take the flags that Lightning refuses in manual optimization before it looks; :meth:`setup` returns them."""
+        super().configure_callbacks()
         trainer: Any = self.trainer
         if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
             raise ConfigurationError(
@@ -71,6 +72,12 @@ class UnitTrainer(LabelClassifier):
             trainer.gradient_clip_val, _, trainer.accumulate_grad_batches = self._flags
         super().setup(stage)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record units that were added or replaced since the network was made."""
+        if self.units.changed:
+            self.hparams["units"] = list(self.units)  # which the checkpoint gets as recipes
+        super().on_save_checkpoint(checkpoint)
+
     # ---------------------------------------------------------------- gradients
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
@@ -85,6 +92,17 @@ class UnitTrainer(LabelClassifier):
         """Return what the optimizer of unit k trains; the first unit also trains the encoder."""
         return [*self.units[k].parameters(), *(self.encoder.parameters() if k == 0 else [])]
 
+    def settle_groups(self) -> None:
+        """Leave every optimizer the parameters of its own unit: a ``BaseFinetuning`` adds a group to each of them."""
+        for k, optimizer in enumerate(self.trainer.optimizers if self._finetuned else ()):
+            own = {id(p): p for p in self.unit_parameters(k)}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) in own]
+                for p in group["params"]:
+                    del own[id(p)]
+            group["params"] += [p for p in own.values() if p.requires_grad]
+        super().settle_groups()
+
     def unit_optimizers(self) -> list[LightningOptimizer]:
         """Return the optimizers, in a list even if there is only one."""
         optimizers = self.optimizers()
@@ -93,10 +111,17 @@ class UnitTrainer(LabelClassifier):
     def backward_units(self, loss: Tensor, units: Sequence[int], batch_idx: int) -> None:
         """Compute the gradients of these units, averaged over processes and accumulated over batches."""
         every = self.trainer.accumulate_grad_batches
+        parameters = [parameter for k in units for parameter in self.unit_parameters(k)]
         if batch_idx % every == 0:
-            for k in units:
-                for parameter in self.unit_parameters(k):
-                    parameter.grad = None
+            for parameter in parameters:
+                parameter.grad = None
+        if not any(parameter.requires_grad for parameter in parameters):
+            return  # these units are frozen
+        if not loss.requires_grad:
+            raise ConfigurationError(
+                f"the loss of {' and '.join(f'unit_{k}' for k in units)} does not depend on the parameters that are "
+                "not frozen:\ncheck that forward uses them, and does not detach."
+            )
         if every > 1:
             loss = loss / every
         strategy = self.trainer.strategy
@@ -107,7 +132,7 @@ class UnitTrainer(LabelClassifier):
         with strategy.block_backward_sync():
             self.manual_backward(loss)
         if self.steps_now(batch_idx):
-            gradients = [p.grad for k in units for p in self.unit_parameters(k) if p.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
             for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
@@ -131,7 +156,7 @@ class UnitTrainer(LabelClassifier):
     def step_units(self, units: Sequence[int], turn: int, batch_idx: int) -> None:
         """Step the optimizers of these units if the batch ends an accumulation.
 
-        The batch's last step of the last unit is the one that ``global_step`` counts.
+        The batch's last step of the last unit that is not frozen is the one that ``global_step`` counts.
 
         Args:
             units: Numbers of the units.
@@ -140,9 +165,19 @@ class UnitTrainer(LabelClassifier):
         """
         if not self.steps_now(batch_idx):
             return
+        trained = (k for k in reversed(range(len(self.units))) if any(p.requires_grad for p in self.unit_parameters(k)))
+        last = next(trained, None)
+        if last is None:
+            raise ConfigurationError(
+                "all units are frozen, so there is nothing to train:\n"
+                "unfreeze one, for example module.units[-1].requires_grad_(True)."
+            )
         for k in units:
             optimizer = self.unit_optimizers()[k]
-            counted = k == len(self.units) - 1 and turn == self.inner_steps - 1
+            counted = k == last and turn == self.inner_steps - 1
+            if not counted and all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+                optimizer.optimizer.step(lambda: 0.0)  # a frozen unit: a gradient scaler would refuse this step
+                continue
             with self._scale_kept(optimizer.optimizer, counted):
                 if counted:
                     optimizer.step()
@@ -170,16 +205,8 @@ class UnitTrainer(LabelClassifier):
                 config.scheduler.step()  # type: ignore[call-arg]  # a ReduceLROnPlateau counts epochs
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules that count epochs."""
+        """Step the schedules that count epochs, and those that watch a metric."""
         super().on_train_epoch_end()
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                metrics = self.trainer.callback_metrics
-                if self.scheduler_monitor not in metrics:
-                    raise ConfigurationError(
-                        f"ReduceLROnPlateau watches {self.scheduler_monitor}, which nothing logs; the metrics are: "
-                        f"{', '.join(sorted(metrics))}. Set scheduler_monitor."
-                    )
-                config.scheduler.step(metrics[self.scheduler_monitor])
-            elif config.interval == "epoch":
+            if config.interval == "epoch" and not isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step()

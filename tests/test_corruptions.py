@@ -96,11 +96,22 @@ def test_only_the_seed_and_the_sample_decide(kind):
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
     floats = image.float() / 255
     whole = kind(0.5).of_batch(floats, target, num_classes=10, seed=3)
-    for part in order.split(77):
-        # noise images take the batch's mean
+    for part in (*order.split(77), order[:1]):
         got = kind(0.5).of_batch(floats[part], target[part], num_classes=10, seed=3)
-        torch.testing.assert_close(got[0], whole[0][part], rtol=0, atol=0.02)
+        assert torch.equal(got[0], whole[0][part])
         assert torch.equal(got[1], whole[1][part])
+    dark = torch.cat([floats[:3], torch.zeros(5, *floats.shape[1:])])  # other company, of another brightness
+    got = kind(0.5).of_batch(dark, target[:8], num_classes=10, seed=3)
+    assert torch.equal(got[0][:3], whole[0][:3])
+
+
+def test_a_noise_image_has_the_mean_of_its_own_sample_if_the_set_is_not_in_memory():
+    image, target = torch.rand(50, 1, 28, 28) * torch.linspace(0.1, 1, 50).view(-1, 1, 1, 1), torch.zeros(50).long()
+    noise, _ = NoiseImages(1.0, std=0.1).of_batch(image, target, num_classes=10, seed=0)
+    difference = noise.mean((1, 2, 3)) - image.mean((1, 2, 3))
+    assert difference.abs().max() < 5 * 0.1 / 28
+    half, _ = NoiseImages(1.0, std=0.1).of_batch(image.half(), target, num_classes=10, seed=0)
+    assert half.dtype is torch.float16
 
 
 @pytest.mark.slow

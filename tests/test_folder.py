@@ -86,7 +86,9 @@ def test_other_files(own):
     path = sorted(folder.iterdir())[0]
     wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     Image.fromarray(wide).save(path)  # 16 bits a pixel
-    Image.fromarray(np.full((8, 8, 4), 90, dtype=np.uint8)).save(folder / "zz.png")  # with an alpha channel
+    opaque = np.full((8, 8, 4), 90, dtype=np.uint8)
+    opaque[:, :, 3] = 255
+    Image.fromarray(opaque).save(folder / "zz.png")  # with an alpha channel
     data = ImageFolderDataModule(str(own), 8, grey=True).dataset("train")
     number = {name: k for k, (name, _) in enumerate(data.samples)}
     assert torch.equal(data[number[str(path)]][0][0], torch.as_tensor((wide >> 8).astype(np.uint8)))
@@ -114,3 +116,86 @@ def test_data_that_cannot_be(own, trainer):
     for size in (0, [8], [8, 8, 3]):
         with pytest.raises(ConfigurationError, match="image_size="):
             ImageFolderDataModule(str(own), size)
+
+
+GREY = np.tile(np.linspace(0, 1, 12), (12, 1))  # its mean is 0.5
+DARK = "pixels from .* give pixel_range"
+KINDS = {
+    "8 bits": ((GREY * 255).astype(np.uint8), "png", {}, None),
+    "16 bits": ((GREY * 65535).astype(np.uint16), "png", {}, None),
+    "12 of 16 bits": ((GREY * 4095).astype(np.uint16), "png", {"pixel_range": [0, 4095]}, None),
+    "float": (GREY.astype(np.float32), "tiff", {}, None),
+    "float up to 255": ((GREY * 255).astype(np.float32), "tiff", {"pixel_range": [0, 255]}, DARK),
+    "float from -1": ((GREY * 2 - 1).astype(np.float32), "tiff", {"pixel_range": [-1, 1]}, DARK),
+    "32 bits": ((GREY * 255).astype(np.int32), "tiff", {"pixel_range": [0, 255]}, DARK),
+    "32 bits, all used": ((GREY * (2**31 - 1)).astype(np.int32), "tiff", {"pixel_range": [0, 2**31 - 1]}, DARK),
+    "alpha": (
+        np.dstack([np.zeros((12, 12, 3)), 255 - GREY * 255]).astype(np.uint8),
+        "png",
+        {"background": 255},
+        "transparent pixels",
+    ),
+    "grey and alpha": (
+        np.dstack([np.full((12, 12), 255), GREY * 255]).astype(np.uint8),
+        "png",
+        {"background": 0},
+        "transparent pixels",
+    ),
+}
+"""Files, the options that they need, and how they are refused without these options."""
+
+
+@pytest.mark.parametrize(("pixels", "ending", "options", "refusal"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("grey", [True, False])
+def test_the_range_of_files(pixels, ending, options, refusal, grey, tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "train" / name / f"0.{ending}")
+
+    def first(**options):
+        return ImageFolderDataModule(str(tmp_path), 12, grey=grey, val_size=0, **options).dataset("train")[0][0]
+
+    image = first(**options)
+    assert image.shape == (1 if grey else 3, 12, 12)
+    assert (image.double() / 255 - torch.as_tensor(GREY)).abs().max() < 0.006
+    if refusal:
+        with pytest.raises(DataError, match=refusal):
+            first()
+    with pytest.raises(DataError, match=r"pixels from .* pixel_range=\[0, 0.5\]: give"):
+        first(**{**options, "pixel_range": [0, 0.5]})
+
+
+def test_palettes_and_single_bits(own):
+    folder = own / "train" / "one"
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    red.convert("P").save(folder / "yy.png")
+    clear = Image.fromarray(np.zeros((8, 8), dtype=np.uint8))
+    clear.save(folder / "zz.png", transparency=0)  # black is transparent
+    Image.new("1", (8, 8), 1).save(folder / "xx.png")
+    data = ImageFolderDataModule(str(own), 8, background=128).dataset("train")
+    pixel = {path.rsplit("/", 1)[1]: data[k][0][:, 0, 0].tolist() for k, (path, _) in enumerate(data.samples)}
+    assert pixel["yy.png"] == [255, 0, 0]
+    assert pixel["zz.png"] == [128, 128, 128]
+    assert pixel["xx.png"] == [255, 255, 255]
+    (bare,) = [k for k, (path, _) in enumerate(data.samples) if path.endswith("zz.png")]
+    with pytest.raises(DataError, match=r"zz\.png has transparent pixels: say what is behind them, background=0"):
+        ImageFolderDataModule(str(own), 8).dataset("train")[bare]
+    with pytest.raises(ConfigurationError, match="background=300"):
+        ImageFolderDataModule(str(own), 8, background=300)
+    with pytest.raises(ConfigurationError, match=r"pixel_range=\[1\]"):
+        ImageFolderDataModule(str(own), 8, pixel_range=[1])
+
+
+def test_a_validation_size_beside_a_folder_of_validation_images(files):
+    for options in ({"val_size": 50}, {"val_seed": 1}):
+        with pytest.raises(ConfigurationError, match=r"has no effect: the validation images are those in .*val"):
+            ImageFolderDataModule(str(files), 8, **options).dataset("train")
+
+
+def test_a_damaged_file_is_named_by_a_worker(own):
+    broken = sorted((own / "train/one").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    data = ImageFolderDataModule(str(own), 8, num_workers=1)
+    with pytest.raises(DataError) as error:
+        list(data.train_dataloader())
+    assert str(error.value).startswith(f"{broken} cannot be read as an image: remove or repair it.")

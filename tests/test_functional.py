@@ -5,13 +5,23 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import local_loss
 
 from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.local import RMS, LabelCrossEntropy, MeanSquares, SoftplusLoss, UnitL2
+from intff_lightning.local import (
+    RMS,
+    ChannelGoodness,
+    LabelCrossEntropy,
+    MeanSquares,
+    SoftplusLoss,
+    SumSquares,
+    SymBaLoss,
+    TopGoodness,
+    UnitL2,
+)
 
 
 def test_unit_l2_by_hand():
@@ -169,3 +179,82 @@ def test_the_label_loss_falls_under_gradient_descent():
             goodness -= gradient
         losses.append(loss.item())
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+
+
+# -------------------------------------------------------------------- the ends of the ranges
+
+HALF = [torch.float16, torch.bfloat16]
+every_half = pytest.mark.parametrize("dtype", HALF, ids=["float16", "bfloat16"])
+
+
+@st.composite
+def _extreme(draw, dtype, shape, low=-1.0, most=math.inf):
+    """Numbers of any size in the range of a dtype: zeros, subnormal numbers, the largest ones."""
+    limits = torch.finfo(dtype)
+    largest = min(most, limits.max)
+    exponent = st.floats(math.log2(limits.smallest_normal) - 6, math.log2(largest))
+    sizes = [0.0, largest, limits.smallest_normal, 2.0 ** draw(exponent)]
+    signs = st.sampled_from([1.0, low])
+    values = [draw(st.sampled_from(sizes)) * draw(signs) for _ in range(math.prod(shape))]
+    return torch.tensor(values, dtype=torch.float64).clamp(-largest, largest).to(dtype).view(shape)
+
+
+@every_half
+@pytest.mark.parametrize("part", [UnitL2(1), UnitL2(20), UnitL2(20, eps=1e-8), RMS(1), RMS(20), RMS(20, eps=1e-12)])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_normalizations_hold_in_the_whole_range_of_half_precision(part, dtype, data):
+    x = data.draw(_extreme(dtype, (2, 12)))
+    found, exact = part(x), part(x.double())
+    assert found.dtype is dtype
+    limits = torch.finfo(dtype)
+    torch.testing.assert_close(found.double(), exact, rtol=limits.eps, atol=limits.smallest_normal * limits.eps)
+    scaled = part.scale(F.l2_norm(x).unsqueeze(1), 12) * x  # what a unit that reads label and image apart computes
+    torch.testing.assert_close(scaled.double(), exact, rtol=1e-5, atol=1e-30)
+
+
+@every_half
+@pytest.mark.parametrize(
+    "part", [MeanSquares(), MeanSquares([0, 11]), SumSquares(), TopGoodness(0.5), ChannelGoodness()]
+)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_goodness_holds_in_the_whole_range_of_half_precision(part, dtype, data):
+    h = data.draw(_extreme(dtype, (2, 12)))
+    part.setup((12,), 3)
+    found, exact = part(h), part(h.double())
+    assert found.dtype is torch.float32
+    inside = exact < torch.finfo(torch.float32).max / 12  # of the squares of bfloat16, float32 holds not all
+    torch.testing.assert_close(found.double()[inside], exact[inside], rtol=1e-6, atol=1e-37)
+    assert (found[~inside] > 1e37).all()  # infinite at most, and never not a number
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+@pytest.mark.parametrize("loss", [SoftplusLoss(), SymBaLoss(), LabelCrossEntropy(collaboration=1.0, temperature=0.5)])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_losses_hold_in_the_whole_range_of_goodness(loss, dtype, data):
+    """Up to 1e30, so that float32 holds the sums; values and gradients are those in float64."""
+    pairs = [data.draw(_extreme(dtype, (3, 3), low=1.0, most=1e30)) for _ in range(2)]
+    found, exact = [], []
+    for results, precision in ((found, dtype), (exact, torch.float64)):
+        own, before = (pair.detach().to(precision, copy=True).requires_grad_() for pair in pairs)
+        value = loss(own[:, 0], own[:, 1:], torch.zeros(3), (before[:, 0], before[:, 1:]))
+        value.backward()
+        results += [value.detach(), own.grad]
+    assert found[0].dtype is torch.float32
+    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-5, atol=1e-7)
+    assert found[1].isfinite().all()
+
+
+@every_half
+def test_a_silent_unit_stays_silent(dtype):
+    silent = torch.zeros(2, 5, dtype=dtype)
+    for part in (UnitL2(20), RMS(20), UnitL2(1e4), RMS(1e3)):
+        assert torch.equal(part(silent), silent)
+
+
+def test_which_scores_name_a_class():
+    inf, nan = torch.inf, torch.nan
+    scores = torch.tensor([[0.0, 1.0], [-inf, 1.0], [inf, 1.0], [nan, 1.0], [1.0, nan], [-inf, -inf]])
+    assert F.is_decided(scores).tolist() == [True, True, False, False, False, False]

@@ -7,10 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
+from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.callbacks import GoodnessAccuracy
+from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import (
     FourierPattern,
+    LabelColumns,
     LabelEmbedding,
     LabelEncoder,
     LabelledImages,
@@ -19,6 +24,7 @@ from intff_lightning.labels import (
     LabelToken,
     NoLabel,
 )
+from intff_lightning.local import UnitL2
 from intff_lightning.recipe import from_recipe, to_recipe
 
 MAKERS = [
@@ -365,3 +371,57 @@ def test_real_digits_can_be_read_back(digits):
     planes = _ready(LabelPlanes(), data.input_shape, 10)(image, target)
     assert torch.equal(planes[:, 1:].mean((2, 3)).argmax(1), target)
     assert torch.equal(NoLabel()(image, target), image)
+
+
+# -------------------------------------------------------------------- tables
+
+
+def test_columns_by_hand():
+    row = torch.tensor([[3.0, -5.0], [0.5, 0.25], [0.0, 0.0]])
+    label = torch.tensor([2, 0, 1])
+    found = _ready(LabelColumns(), (2,), 3)(row, label)
+    assert found.tolist() == [[3, -5, 0, 0, 5], [0.5, 0.25, 0.5, 0, 0], [0, 0, 0, 0, 0]]
+    fixed = _ready(LabelColumns(intensity=2.0), (2,), 3)
+    assert fixed(row, label)[:, 2:].tolist() == [[0, 0, 2], [2, 0, 0], [0, 2, 0]]
+    assert torch.equal(fixed(row, None), torch.cat([row, torch.zeros(3, 3)], 1))
+    assert fixed.output_shape == (5,)
+    for shape in ((1, 4, 5), (4, 5)):
+        with pytest.raises(
+            ConfigurationError, match=r"needs the columns of a table \(D,\), and these samples have shape"
+        ):
+            LabelColumns().setup(shape, 3)
+
+
+def test_tables_get_columns_and_images_the_overlay_unless_another_encoder_is_asked_for():
+    units = [DenseUnit([4])]
+    for shape, asked, expected in (
+        ([12], None, LabelColumns),
+        ([1, 3, 4], None, LabelOverlay),
+        ([3, 4], None, LabelOverlay),
+        ([12], LabelOverlay(), LabelOverlay),
+    ):
+        module = IntFFModule(units, encoder=asked, input_shape=shape, num_classes=3)
+        assert type(module.encoder) is expected
+        assert module.hparams["encoder"] == to_recipe(expected())  # a checkpoint records what is in force
+        assert module(torch.rand(2, *shape)).shape == (2, 3)
+
+
+def _table(shift=0):
+    """Two columns tell the class; the others say nothing."""
+    x = torch.rand(600, 12, generator=torch.Generator().manual_seed(0)).roll(shift, 1)
+    y = (x[:, shift] > x[:, shift + 1]).long()
+    return PairedDataModule(train=TensorDataset(x, y), batch_size=32, seed=0)
+
+
+@pytest.mark.parametrize("shift", [0, 5, 10])
+def test_no_column_of_a_table_is_overwritten(shift, trainer):
+    module = IntFFModule([DenseUnit([60, 40], normalization=UnitL2(20))])
+    run = trainer(max_epochs=12, callbacks=[GoodnessAccuracy()])
+    run.fit(module, _table(shift))
+    assert run.callback_metrics["val/accuracy"] > 0.92  # 0.45 if the first columns held the label
+    if shift == 0:
+        run.save_checkpoint("table.ckpt")
+        image = torch.rand(9, 12)
+        again = IntFFModule.load_from_checkpoint("table.ckpt")
+        assert type(again.encoder) is LabelColumns
+        assert torch.equal(again(image), module(image))

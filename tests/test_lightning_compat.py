@@ -110,6 +110,19 @@ def test_datamodule_of(digits, trainer):
     assert seen == [data]
 
 
+def test_example_inputs(digits, trainer):
+    class Module(IntFFModule):
+        seen = None
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.seen = batch
+
+    module, image = Module([DenseUnit([5])]), torch.rand(2, 1, 10, 10)
+    module.example_input_array = image
+    trainer(fast_dev_run=True, enable_model_summary=True).fit(module, digits())  # the datamodule refuses a lone tensor
+    assert module.seen.image.shape == (64, 1, 10, 10)  # and batches are still converted
+
+
 def test_parsed_hyperparameters(monkeypatch):
     class Own(L.LightningModule):
         def __init__(self, width: int = 3):
@@ -241,6 +254,8 @@ METHODS = {
     "_should_skip_saving_checkpoint": (ModelCheckpoint, ["self", "trainer"]),
     "_save_topk_checkpoint": (ModelCheckpoint, ["self", "trainer", "monitor_candidates"]),
     "_monitor_candidates": (ModelCheckpoint, ["self", "trainer"]),
+    "_on_before_batch_transfer": (L.LightningModule, ["self", "batch", "dataloader_idx"]),
+    "_apply_batch_transfer_handler": (L.LightningModule, ["self", "batch", "device", "dataloader_idx"]),
     "_get": (LightningCLI, ["self", "config", "key", "default"]),
     "_instantiate_trainer": (LightningCLI, ["self", "config", "callbacks"]),
     "_parser": (LightningCLI, ["self", "subcommand"]),

@@ -10,6 +10,8 @@ import yaml
 from conftest import ROOT
 from torch import nn
 
+from intff_lightning import BackpropModule, DenseUnit, IntFFModule
+from intff_lightning.datamodules import InMemoryDataset
 from intff_lightning.optim import KerasAdam
 from intff_lightning.recipe import from_recipe
 from intff_lightning.reproduce import figures, runs
@@ -17,7 +19,15 @@ from intff_lightning.reproduce.command import main
 from intff_lightning.reproduce.configs import file_name
 from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.procedures import make_procedure
-from intff_lightning.reproduce.rows import CONVOLUTION, Row, rows_of
+from intff_lightning.reproduce.rounds import (
+    VALIDATION,
+    RoundRecord,
+    live_neurons,
+    read_table,
+    summarize_rounds,
+    write_table,
+)
+from intff_lightning.reproduce.rows import CONVOLUTION, HELD_OUT, Row, rows_of
 
 KEYS = {
     "table",
@@ -105,6 +115,162 @@ def test_the_authors_procedure(tiny_mnist):
             assert not layer.bias.any()
     epochs = [make_procedure(row, "author", 0, str(tiny_mnist)).epochs for row in rows_of("table2")]
     assert epochs == [25, 15, 500, 25]
+    epochs = [make_procedure(row, "author", 0, str(tiny_mnist)).epochs for row in rows_of("table1")]
+    assert epochs == [100, 100, 1500, 100, 100, 1500, 500]  # the last is the convolution
+
+
+# fan in + fan out of each layer; that of a convolution is multiplied by the size of its kernel
+_FANS = {
+    "(784,100,50,30,10)": [884, 150, 80, 40],
+    "(784,200,200,200,50,50,10)": [984, 400, 400, 250, 100, 60],
+    "(784,100,100,100,100,10)": [884, 200, 200, 200, 110],
+    CONVOLUTION: [9 + 288, 288 + 576, 1728, 176, 58],
+}
+
+
+@pytest.mark.parametrize("network", _FANS)
+def test_the_authors_backpropagation_starts_as_in_keras(network, tiny_mnist):
+    row = next(row for row in [*rows_of("table1"), *rows_of("table2")] if row.network == network)
+    module = make_procedure(row, "author", 0, str(tiny_mnist)).module
+    module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
+    module.configure_model()
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for layer, fans in zip(layers, _FANS[network], strict=True):
+        bound = (6 / fans) ** 0.5
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert abs(layer.weight.std() / (bound / 3**0.5) - 1) < 0.2  # uniform
+        assert not layer.bias.any()
+    rates = [layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    assert rates == ([0.5] if network == CONVOLUTION else [])
+
+
+def test_a_neuron_is_alive_if_one_training_image_under_its_own_label_reaches_it():
+    module = IntFFModule([DenseUnit([5]), DenseUnit([2])], input_shape=[1, 2, 6], num_classes=3)
+    first, second = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    image = torch.zeros(2100, 1, 2, 6)
+    image[:, 0, 0, 5] = 1  # a pixel of every image
+    image[2050, 0, 1, 5] = 1  # and one that only this image has
+    data = InMemoryDataset(image, torch.arange(2100) % 2)  # no image of class 2
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        first.weight[0, 11] = 1  # alive by one image
+        first.weight[1, 1] = 1  # alive by the label of class 1
+        first.weight[2, 2] = 1  # dead: that label is never shown
+        first.weight[3, 5] = -1  # dead
+        first.bias[4] = 1  # always alive
+        second.weight[0, 2] = 1  # dead, as its input is
+        second.weight[1, 4] = 1
+    assert live_neurons(module, data) == [3, 1]
+    assert not module.units[0].body[1][1]._forward_hooks
+
+
+def test_a_channel_counts_as_one_neuron():
+    module = BackpropModule(nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU()), input_shape=[1, 2, 2], num_classes=2)
+    conv = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1, 1))
+        conv.bias.copy_(torch.tensor([0.0, 0.0, -0.9]))
+    image = torch.zeros(4, 1, 2, 2)
+    image[3, 0, 1, 1] = 1
+    assert live_neurons(module, InMemoryDataset(image, torch.zeros(4, dtype=torch.int64))) == [2]
+
+
+def test_the_rules_of_stopping():
+    place = {"algorithm": "ff", "network": "(784,10)", "corruption": "clean", "rate": 0.0}
+    measured = {  # seed: validation, test and test of unit 0, live neurons, round by round
+        0: ((90.0, 91.0, 80.0, 10), (93.0, 92.5, 81.0, 9), (93.0, 92.0, 82.0, 8)),  # a tie: the latest counts
+        1: ((95.0, 94.0, 83.0, 7), (94.0, 96.0, 84.0, 6), (92.0, 93.0, 85.0, 6)),
+    }
+    rows = [
+        {**place, "seed": seed, "round": n, "validation": v, "test": t, "test_unit_0": u, "live_1": live}
+        for seed, values in measured.items()
+        for n, (v, t, u, live) in enumerate(values, 1)
+    ]
+    write_table(Path("rounds.csv"), rows)
+    assert read_table(Path("rounds.csv")) == rows
+    zero, one, mean, std = summarize_rounds(rows)
+    assert (zero["last"], zero["best_validation"], zero["best_test"]) == (92.0, 92.0, 92.5)
+    assert (zero["best_validation_round"], zero["best_test_round"]) == (3, 2)
+    assert (one["last"], one["best_validation"], one["best_test"]) == (93.0, 94.0, 96.0)
+    assert (one["unit_0"], one["live"], one["validation"]) == (85.0, [6], 92.0)
+    assert (mean["seed"], mean["last"], mean["best_validation"], mean["best_test"]) == ("mean", 92.5, 93.0, 94.25)
+    assert mean["live"] == [7]
+    assert std["last"] == pytest.approx(0.5**0.5)
+    assert all(line["algorithm"] == "ff" for line in (zero, one, mean, std))
+
+
+def test_seeds_started_one_by_one_are_put_together_with_the_record_of_every_round(data, capsys):
+    arguments = ["table2", "--rows", "2", "3", "--procedure", "author", "--seeds", "2", *data]
+    assert main([*arguments, "--only_seeds", "1"]) == 0
+    assert "the same command without --only_seeds puts the runs together" in capsys.readouterr().out
+    assert main([*arguments[:2], "2", *arguments[4:], "--only_seeds", "0"]) == 0
+    assert main([*arguments, "--only_seeds", "2"]) == 1
+    assert "--only_seeds 2: the seeds are 0 to 1; --seeds N makes more" in capsys.readouterr().err
+    stamps = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}
+    assert len(stamps) == 3
+    assert not list(Path("out").glob("table2*"))
+    assert main(arguments) == 0  # trains the fourth
+    assert stamps.items() <= {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}.items()
+    rows = read_table(Path("out/table2_author.csv"))
+    assert [(row["algorithm"], row["seed"], row["round"]) for row in rows] == [
+        (algorithm, seed, n) for algorithm in ("ff", "bp") for seed in (0, 1) for n in (1, 2)
+    ]
+    assert all(0 < row["live_4"] <= 100 for row in rows)
+    for table in _rows("out/table2.json"):
+        last = [row for row in rows if row["algorithm"] == table["algorithm"] and row["round"] == 2]
+        assert table["accuracies"] == pytest.approx([row["test"] for row in last], abs=1e-4)
+        if table["algorithm"] == "ff":
+            assert table["unit_accuracy_mean"][0] == pytest.approx(
+                sum(row["test_unit_0"] for row in last) / 2, abs=0.01
+            )
+    run = next(Path("out/runs").glob("ff_*seed1"))
+    assert [row["test"] for row in read_table(run / "rounds.csv")] == [row["test"] for row in rows[2:4]]
+    assert Path("out/table2_author.md").read_text().count("\n| ") == 10  # a header, its line, and 4 for each network
+    assert Path("out/table2_author.png").is_file()
+
+
+def test_a_resumed_run_continues_its_record(data, monkeypatch):
+    arguments = ["table2", "--rows", "1", "--procedure", "author", "--seeds", "1", *data[:3]]
+    assert main([*arguments, "--out", "whole"]) == 0
+    begun = []
+
+    class Interrupted(runs._History):
+        def on_train_epoch_start(self, trainer, pl_module):
+            super().on_train_epoch_start(trainer, pl_module)
+            begun.append(trainer.current_epoch)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_History", Interrupted)
+    assert main([*arguments, "--out", "cut"]) == 130
+    (record,) = Path("cut").rglob("rounds.csv")
+    assert len(read_table(record)) == 1
+    assert main([*arguments, "--out", "cut"]) == 0
+    assert begun == [0, 1, 1]
+    (whole,) = Path("whole").rglob("rounds.csv")
+    assert record.read_text() == whole.read_text()
+
+
+def test_the_record_does_not_change_the_training(tiny_mnist, trainer):
+    row = rows_of("table1")[-1]  # it has dropout
+    weights = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        made = make_procedure(row, "author", 0, str(tiny_mnist), quick=True)
+        callbacks = [RoundRecord(Path("rounds.csv"), made.data)] if recorded else []
+        trainer(callbacks=callbacks, max_epochs=2).fit(made.module, made.data)
+        weights.append(made.module.state_dict())
+    assert len(read_table(Path("rounds.csv"))) == 2
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_held_out_validation_images_are_not_trained_on(tiny_mnist):
+    row = rows_of("table2")[0]
+    made = make_procedure(row, "author_held_out", 0, str(tiny_mnist))
+    assert (made.data.train_size, made.data.val_size, VALIDATION) == (55_000, 0, 5000)
+    assert make_procedure(row, "author", 0, str(tiny_mnist)).data.train_size is None
 
 
 def test_table_files_and_a_second_call_that_trains_nothing(data, capsys):
@@ -178,6 +344,12 @@ def test_a_changed_procedure_is_trained_anew(data, monkeypatch):
     assert main(arguments) == 0
     (done,) = Path("out/runs").rglob("result.json")
     before = done.stat().st_mtime_ns
+    plain = runs.to_recipe
+    monkeypatch.setattr(
+        runs, "to_recipe", lambda part: {**(it := plain(part)), "init_args": {**it["init_args"], "a": None}}
+    )
+    assert main(arguments) == 0
+    assert done.stat().st_mtime_ns == before  # a new option of the package that is not used changes nothing
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.Adam)
     assert main(arguments) == 0
     assert done.stat().st_mtime_ns != before
@@ -194,7 +366,7 @@ def test_several_at_a_time(data):
 def test_the_shipped_configs_are_the_procedures(table):
     assert main([table, "--procedure", "all", "--configs", "written"]) == 0
     written = list(Path("written").iterdir())
-    assert len(written) == sum(len(row.procedures) for row in rows_of(table))
+    assert len(written) == sum(len(set(row.procedures) - {HELD_OUT}) for row in rows_of(table))
     assert {path.name for path in written} == {path.name for path in (ROOT / "configs/paper").glob(f"{table}_*")}
     for path in written:
         assert path.read_text() == (ROOT / "configs/paper" / path.name).read_text()
@@ -203,7 +375,12 @@ def test_the_shipped_configs_are_the_procedures(table):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "procedure"),
-    [(row, procedure) for row in [*rows_of("table1")[:3], *rows_of("table2")[:3]] for procedure in row.procedures],
+    [
+        (row, procedure)
+        for row in [*rows_of("table1")[:3], *rows_of("table2")[:3]]
+        for procedure in row.procedures
+        if procedure != HELD_OUT
+    ],
     ids=lambda value: f"{value.table}-{value.algorithm}" if isinstance(value, Row) else value,
 )
 def test_a_shipped_config_trains_the_network_of_its_procedure(row, procedure, tiny_mnist, trainer):

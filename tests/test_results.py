@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 from intff_lightning.reporting.results import markdown_table
-from intff_lightning.reproduce import tables
-from intff_lightning.reproduce.command import COMMANDS
+from intff_lightning.reproduce import rounds, tables
+from intff_lightning.reproduce.command import COMMANDS, rounds_text
 
 _RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?")
 
@@ -76,6 +76,15 @@ def test_committed_results_are_what_their_writer_gives(command):
     else:
         written = tables.plain_markdown(command.title, rows)
     assert path.read_text() == written
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results/paper").glob("*_author*.csv")), ids=lambda path: path.stem)
+def test_committed_rounds_give_their_table(path):
+    rows, lines = rounds.read_table(path), json.loads(path.with_suffix(".json").read_text())
+    assert lines == rounds.summarize_rounds(rows)
+    table, _, procedure = path.stem.partition("_")
+    command = next(command for command in COMMANDS if command.name == table)
+    assert path.with_suffix(".md").read_text() == tables.rounds_markdown(*rounds_text(command, procedure), lines)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results/benchmarks").glob("*.json")), ids=lambda path: path.stem)

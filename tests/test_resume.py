@@ -1,6 +1,8 @@
 """``fit --ckpt_path last``: the run resumes where it was, in its folder, to the same files."""
 
 import csv
+import errno
+import functools
 import os
 import shutil
 import signal
@@ -8,12 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
-from intff_lightning.checkpoints import find_checkpoint, resumed_version
-from intff_lightning.cli import main
-from intff_lightning.cli.command import log_root
+from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.callbacks import BestCheckpoint, GoodnessAccuracy, LastCheckpoint
+from intff_lightning.cli import IntFFCLI, main
+from intff_lightning.cli.resume import with_checkpoint
+from intff_lightning.errors import StorageError
+from intff_lightning.files import atomic_write, is_locked, lock_folder, new_folder
 
 FIT = ["fit", "--model", "IntFFModule", "--model.units", '[{"class_path": "DenseUnit", "init_args": {"widths": [9]}}]',
        "--data", "DigitsDataModule", "--trainer.accelerator", "cpu"]  # fmt: skip
@@ -85,35 +91,293 @@ def test_without_a_checkpoint_fit_starts_anew_and_test_says_so(capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
-def test_any_other_checkpoint_starts_a_new_version():
+def test_any_other_checkpoint_starts_a_new_version_and_takes_its_best_weights_along():
     assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     best = str(RUN / "checkpoints/best.ckpt")
-    assert main(["fit", "--ckpt_path", best, "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]) == 0
-    assert (Path("lightning_logs/version_1") / "checkpoints/last.ckpt").is_file()
+    again = ["fit", "--ckpt_path", best, "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
+    assert main([*again, "--data.negatives", "ShuffledLabels"]) == 0
+    assert {path.name for path in Path("lightning_logs/version_1/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+# -------------------------------------------------------------------- which checkpoint a command line means
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The last checkpoint of a run of one epoch from the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main([*FIT, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--test_after_fit", "false",
+                 "--trainer.limit_train_batches", "2", "--trainer.default_root_dir", str(folder)]) == 0  # fmt: skip
+    return folder / "checkpoints/last.ckpt"
+
+
+@pytest.fixture
+def resolve(monkeypatch):
+    """What ``--ckpt_path`` resolves to: the path that the parser is given in the end."""
+    found = []
+
+    def parse(cli, parser, args):
+        found.append(with_checkpoint(parser, list(args))[-1])
+        raise SystemExit(0)
+
+    monkeypatch.setattr(IntFFCLI, "parse_arguments", parse)
+
+    def resolve(*args):
+        found.clear()
+        code = main([*args])
+        return found[0] if found else code
+
+    return resolve
+
+
+def _put(checkpoint, place, age=0):
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(checkpoint, place)
+    os.utime(place, (1e9 - age, 1e9 - age))
+
+
+FILES = {
+    "root.yaml": "trainer: {default_root_dir: runs}",
+    "trainer.yaml": "default_root_dir: runs",
+    "last.yaml": "ckpt_path: last",
+    "logger.yaml": """trainer: {logger: {class_path: lightning.pytorch.loggers.TensorBoardLogger,
+                               init_args: {save_dir: logs, name: exp}}}""",
+    "callback.yaml": """trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.ModelCheckpoint,
+                                     init_args: {dirpath: logs/mine}}]}""",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("lightning_logs/version_3/checkpoints/last.ckpt", ["--ckpt_path", "last"]),
+        ("lightning_logs/version_3/checkpoints/last-v1.ckpt", ["--ckpt_path=last"]),
+        ("runs/lightning_logs/version_0/checkpoints/last.ckpt", ["-c", "root.yaml", "--ckpt_path", "last"]),
+        ("runs/lightning_logs/version_0/checkpoints/last.ckpt", ["--config", "root.yaml", "--config", "last.yaml"]),
+        ("runs/lightning_logs/version_0/checkpoints/last.ckpt", ["--trainer", "trainer.yaml", "--config=last.yaml"]),
+        ("runs/lightning_logs/version_0/checkpoints/last.ckpt",
+         ["--config", "{trainer: {default_root_dir: runs}}", "--ckpt_path", "last"]),
+        ("runs/lightning_logs/version_0/checkpoints/last.ckpt",
+         ["--trainer.default_root_dir=runs", "--ckpt_path", "last"]),
+        ("none/checkpoints/last.ckpt",
+         ["--trainer.logger", "false", "--trainer.default_root_dir", "none", "--ckpt_path", "last"]),
+        ("logs/exp/version_0/checkpoints/last.ckpt", ["--config", "logger.yaml", "--config", "last.yaml"]),
+        ("logs/mine/last.ckpt", ["--config", "callback.yaml", "--ckpt_path", "last"]),
+        ("logs/mine/epoch=3.ckpt", ["--config", "callback.yaml", "--ckpt_path", "last"]),
+    ],
+)  # fmt: skip
+def test_last_is_found_where_the_loggers_and_callbacks_put_it(place, arguments, checkpoint, resolve, capsys):
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    _put(checkpoint, place)
+    assert resolve(*FIT, *arguments) == place
+    assert capsys.readouterr().out == f"resuming from {place}, step 2\n"
+
+
+def test_the_newest_run_of_the_same_recipes_and_seed_is_taken(checkpoint, resolve, capsys):
+    saved = torch.load(checkpoint, weights_only=True)
+    places = [f"lightning_logs/version_{number}/checkpoints/last.ckpt" for number in range(4)]
+    for age, place in enumerate(places):
+        _put(checkpoint, place, age)
+    saved["training"]["seed"] = 7
+    torch.save(saved, places[0])
+    saved["recipes"]["data"]["init_args"]["batch_size"] = 99
+    torch.save(saved, places[1])
+    same = [*FIT, "--seed_everything", "0", "--data.batch_size", "128", "--ckpt_path", "last"]
+    assert resolve(*same) == places[2]
+    lock = lock_folder(Path(places[2]).parent)  # a run that goes on
+    assert resolve(*same) == places[3]
+    lock.close()
+    assert resolve(*FIT, "--seed_everything", "7", "--data.batch_size", "99", "--ckpt_path", "last") == places[1]
+    for place in places[1:]:
+        shutil.rmtree(Path(place).parents[1])
+    assert resolve(*same) == 1
+    assert "of another run: seed_everything is 0 here and 7 there." in capsys.readouterr().err
+    assert resolve("fit", "--ckpt_path", "last", "--trainer.accelerator", "cpu") == places[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "where"),
+    [
+        ("--model.optimizer=torch.optim.SGD", "model.init_args.optimizer is"),
+        ("--model.update=joint", "model.init_args.update is joint here and immediate there"),
+        ("--data.val_size=0.3", "data.init_args.val_size is 0.3 here and"),
+    ],
+)
+def test_another_recipe_is_refused_by_its_option(argument, where, checkpoint, resolve, capsys):
+    _put(checkpoint, RUN / "checkpoints/last.ckpt")
+    assert resolve(*FIT, argument, "--ckpt_path", "last") == 1
+    error = capsys.readouterr().err
+    assert where in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_options_that_change_nothing_that_is_trained_are_free(checkpoint, resolve):
+    _put(checkpoint, RUN / "checkpoints/last.ckpt")
+    options = ["--data.num_workers", "1", "--trainer.max_epochs", "9", "--trainer.accelerator", "cpu"]
+    assert resolve("fit", *options, "--ckpt_path", "last") == str(RUN / "checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_the_newest_checkpoint_is_found(name):
-    assert find_checkpoint(name, Path()) is None
-    for version, age in ((0, 5), (1, 50), (2, 500)):
-        path = Path(f"lightning_logs/version_{version}/checkpoints/{name}.ckpt")
-        path.parent.mkdir(parents=True)
-        path.touch()
-        os.utime(path, (1e9 - age, 1e9 - age))
-    assert find_checkpoint(name, Path()) == Path(f"lightning_logs/version_0/checkpoints/{name}.ckpt")
-    shutil.rmtree("lightning_logs/version_0")
-    assert find_checkpoint(name, Path()) == Path(f"lightning_logs/version_1/checkpoints/{name}.ckpt")
+def test_an_evaluation_takes_the_newest_of_all_runs(name, checkpoint, resolve):
+    for version, age in ((0, 5), (1, 50)):
+        _put(checkpoint, f"lightning_logs/version_{version}/checkpoints/{name}.ckpt", age)
+    assert resolve("test", "--ckpt_path", name) == f"lightning_logs/version_0/checkpoints/{name}.ckpt"
 
 
-def test_the_log_folder_is_read_from_options_and_configs():
-    Path("c.yaml").write_text("trainer: {default_root_dir: here}")
-    assert log_root(["fit", "--config", "c.yaml"]) == Path("here")
-    assert log_root(["fit", "--config=c.yaml", "--trainer.default_root_dir=there"]) == Path("there")
-    assert log_root(["fit"]) == Path()
+def test_a_pipe_is_a_config(resolve):
+    reading, writing = os.pipe()
+    os.write(writing, b"ckpt_path: nowhere.ckpt")
+    os.close(writing)
+    assert main([*FIT, "--config", f"/dev/fd/{reading}"]) == 0  # `resolve` ends it
+    os.close(reading)
 
 
-def test_which_checkpoint_continues_its_run():
-    assert resumed_version("lightning_logs/version_7/checkpoints/last.ckpt", Path()) == 7
-    assert resumed_version("lightning_logs/version_7/checkpoints/best.ckpt", Path()) is None
-    assert resumed_version("elsewhere/version_7/checkpoints/last.ckpt", Path()) is None
-    assert resumed_version(None, Path()) is None
+# -------------------------------------------------------------------- folders of runs
+
+
+def test_folders_are_made_by_one_run_alone():
+    (Path("runs") / "version_4").mkdir(parents=True)
+    (Path("runs") / "version_x").mkdir()
+    assert [new_folder(Path("runs")).name for _ in range(3)] == ["version_5", "version_6", "version_7"]
+
+
+def test_a_lock_is_held_until_its_end():
+    lock = lock_folder(Path("folder"))
+    assert is_locked(Path("folder"))
+    assert lock_folder(Path("folder")) is None
+    lock.close()
+    assert not is_locked(Path("folder"))
+
+
+def test_runs_in_one_folder_at_the_same_time_keep_their_own_checkpoints(digits, trainer):
+    kept = []
+
+    class Second(L.Callback):
+        def on_train_start(self, *_):
+            if not kept:
+                kept.append(None)
+                kept.append(_fit(trainer, digits))
+
+    first = _fit(trainer, digits, Second())
+    assert [Path(path).relative_to(Path.cwd()).as_posix() for path in first] == [
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    ]
+    assert [Path(path).relative_to(Path.cwd()).as_posix() for path in kept[1]] == [
+        "checkpoints-v1/best.ckpt",
+        "checkpoints-v1/last.ckpt",
+    ]
+    later = _fit(trainer, digits)
+    assert [Path(path).name for path in later] == ["best-v1.ckpt", "last-v1.ckpt"]
+    assert not is_locked(Path("checkpoints"))
+
+
+def _fit(trainer, digits, *callbacks):
+    kept = [BestCheckpoint(), LastCheckpoint()]
+    run = trainer(callbacks=[GoodnessAccuracy(), *kept, *callbacks], enable_checkpointing=True, limit_train_batches=2)
+    run.fit(IntFFModule([DenseUnit([9])]), digits())
+    return [callback.best_model_path for callback in kept]
+
+
+# -------------------------------------------------------------------- stops
+
+
+class Stop(L.Callback):
+    """Stops a run in a hook: by an exception, or by a signal to this process."""
+
+    def __init__(self, hook, count, how):
+        self.left = count
+        setattr(self, hook, functools.partial(self._reached, how))
+
+    def _reached(self, how, trainer, *_, **__):
+        if trainer.sanity_checking:
+            return
+        self.left -= 1
+        if self.left == 0:
+            if how is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), how)
+
+
+def _train(trainer, digits, *callbacks, ckpt_path=None, **options):
+    torch.manual_seed(0)
+    kept = [BestCheckpoint(), LastCheckpoint()]
+    run = trainer(
+        callbacks=[GoodnessAccuracy(), *kept, *callbacks], enable_checkpointing=True,
+        max_epochs=3, accumulate_grad_batches=2, **options,
+    )  # fmt: skip
+    units = [DenseUnit([20, 10], activation="RReLU"), DenseUnit([10], activation="RReLU")]
+    module = IntFFModule(units, optimizer=functools.partial(torch.optim.Adam, lr=0.01))
+    stopped = False
+    try:
+        run.fit(module, digits(batch_size=128), ckpt_path=ckpt_path)
+    except (SystemExit, KeyboardInterrupt):
+        stopped = True
+    steps = [int(next(iter(optimizer.state.values()))["step"]) for optimizer in run.optimizers]
+    result = module.state_dict(), steps, run.global_step, kept[0].best_model_score, run.callback_metrics
+    return result, stopped, kept[1].best_model_path
+
+
+@pytest.mark.parametrize(
+    ("hook", "count", "how", "step"),
+    [
+        ("on_before_optimizer_step", 14, KeyboardInterrupt, 5),  # of the second unit: the older checkpoint is kept
+        ("on_train_batch_start", 12, signal.SIGINT, 7),  # the first batch of an accumulation
+        ("on_before_optimizer_step", 15, signal.SIGINT, 8),
+        ("on_train_batch_start", 18, signal.SIGINT, 10),  # the last batch of an epoch: stopped in its validation
+        ("on_train_batch_start", 15, signal.SIGTERM, 8),
+        ("on_validation_batch_start", 3, KeyboardInterrupt, 10),
+        ("on_validation_batch_end", 3, signal.SIGINT, 10),
+        ("on_validation_batch_end", 3, signal.SIGTERM, 10),
+        ("on_train_epoch_end", 2, signal.SIGINT, 10),
+    ],
+)
+def test_a_stopped_run_resumes_to_the_same_bits(hook, count, how, step, trainer, digits):
+    (weights, *numbers, metrics), stopped, _ = _train(trainer, digits, default_root_dir="whole")
+    assert not stopped
+    _, stopped, path = _train(trainer, digits, Stop(hook, count, how), default_root_dir="stopped")
+    assert stopped
+    assert torch.load(path, weights_only=True)["global_step"] == step
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    again, stopped, _ = _train(trainer, digits, default_root_dir="stopped", ckpt_path=path)
+    assert not stopped
+    assert all(torch.equal(again[0][name], weight) for name, weight in weights.items())
+    assert list(again[1:4]) == numbers
+    assert again[4] == metrics
+
+
+def test_a_second_ctrl_c_stops_at_once(trainer, digits, capfd):
+    twice = [Stop("on_train_batch_start", count, signal.SIGINT) for count in (12, 13)]
+    _, stopped, path = _train(trainer, digits, *twice)
+    assert stopped
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+    assert capfd.readouterr().err.count("press Ctrl-C again") == 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_a_finished_run_says_that_nothing_was_trained(trainer, digits):
+    _, _, path = _train(trainer, digits)
+    with pytest.warns(UserWarning, match="nothing was trained: .* is at epoch 3 and step 15, with max_epochs=3"):
+        _train(trainer, digits, ckpt_path=path)
+
+
+# -------------------------------------------------------------------- a disk that is full
+
+
+def test_a_full_disk_leaves_the_older_file_and_names_it():
+    path = Path("folder/a.txt")
+    with atomic_write(path) as partial:
+        partial.write_text("old")
+
+    def write(text):
+        with atomic_write(path) as partial:
+            partial.write_text(text)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError, match=r"a\.txt cannot be written \(No space left on device\)"):
+        write("new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """Units of every kind: shapes, order, goodness by class, encodings; drawn at random they train, and stay local."""
 
+import copy
 import functools
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from intff_lightning import (
@@ -23,8 +25,17 @@ from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import channel_goodness, symba_loss, top_goodness
-from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelPlanes, LabelToken, NoLabel
+from intff_lightning.labels import (
+    FourierPattern,
+    LabelColumns,
+    LabelEmbedding,
+    LabelledImages,
+    LabelPlanes,
+    LabelToken,
+    NoLabel,
+)
 from intff_lightning.local import (
+    RMS,
     ChannelGoodness,
     LabelCrossEntropy,
     MeanSquares,
@@ -344,3 +355,60 @@ def _steps(module, image, target, source):
                 if p.grad is not None:
                     p -= 0.01 * p.grad
         module.finish_units([k], passage)
+
+
+# -------------------------------------------------------------------- half precision
+
+
+@pytest.mark.parametrize("encoder", [LabelOverlay, LabelColumns, lambda: LabelColumns(0.5)])
+@pytest.mark.parametrize("normalization", [UnitL2(20), RMS()])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "mixed float16", "mixed bfloat16", "float32", "float64"])
+def test_label_and_image_read_apart_are_the_dense_input_at_any_size(encoder, normalization, precision):
+    """From samples that are all zero to the largest numbers of float16, against the dense input in float64."""
+    dtype = getattr(torch, precision.removeprefix("mixed "))
+    encoder = encoder()
+    encoder.setup((20,), 3)
+    unit = DenseUnit([8], normalization=normalization)
+    unit.setup((encoder.output_shape), 3)
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([0.0, 1e-6, 1e-3, 1.0, 100.0, 65504.0]).view(-1, 1)
+    image = torch.rand(6, 20, generator=generator) * sizes
+    image = image if "mixed" in precision else image.to(dtype)
+    unit = unit if "mixed" in precision else unit.to(dtype)
+    exact = copy.deepcopy(unit).double()
+    for label in (torch.arange(3).unsqueeze(0), torch.randint(3, (6, 2), generator=generator)):
+        inputs = LabelledImages(image, label, encoder)
+        with torch.autocast("cpu", dtype, enabled="mixed" in precision):
+            found = unit(inputs)
+        expected = exact(LabelledImages(image.double(), label, encoder).dense())
+        tolerance = {torch.float16: 0.02, torch.bfloat16: 0.15}.get(dtype, 1e-4)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+    if dtype is torch.float64:
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_half_precision_classifies_as_float32_does(digits, trainer):
+    """Units that are silent under wrong labels are the ordinary case, and their zeros must stay zeros."""
+
+    def trained(*plugins):
+        torch.manual_seed(0)
+        units = [DenseUnit([60, 40]), DenseUnit([40]), DenseUnit([40])]
+        module = IntFFModule(units, normalization=UnitL2(20))
+        run = trainer(max_epochs=20, callbacks=[GoodnessAccuracy()], plugins=list(plugins), limit_val_batches=0)
+        run.fit(module, data)
+        run.test(module, data, verbose=False)
+        return module, float(run.callback_metrics["test/accuracy"])
+
+    data = digits(seed=0, batch_size=128)
+    module, accuracy = trained()
+    assert accuracy > 0.9
+    test = data.dataset("test")
+    with torch.no_grad():
+        silent = (module.label_goodness(test.image) == 0).float().mean((1, 2))
+        assert silent.max() > 0.001  # it is tested
+        for dtype in (torch.float16, torch.bfloat16):
+            scores = copy.deepcopy(module).to(dtype)(test.image.to(dtype))
+            assert abs(float((scores.argmax(1) == test.target).float().mean()) - accuracy) <= 0.005
+    mixed = trained(MixedPrecision("16-mixed", "cpu"))[1]  # Lightning's own flag takes bfloat16 on a CPU
+    assert abs(mixed - accuracy) <= 0.015  # another run, and seeds of one precision differ by as much

@@ -1,7 +1,6 @@
 """Callbacks: metrics of goodness and accuracy, the linear probe, checkpoints, and what a person sees of a run."""
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
-from intff_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
@@ -9,6 +8,7 @@ from intff_lightning.callbacks.predictions import PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
 from intff_lightning.callbacks.progress import UnitProgress
 from intff_lightning.callbacks.terminal import TerminalReport
+from intff_lightning.checkpoints import BestCheckpoint, LastCheckpoint
 
 __all__ = [
     "BestCheckpoint",

@@ -9,6 +9,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
+from intff_lightning.errors import DivergenceError
+from intff_lightning.functional import is_decided
 from intff_lightning.pairs import image_and_target
 
 
@@ -29,6 +31,8 @@ class GoodnessAccuracy(EvaluationCallback):
     A module without ``label_goodness`` counts as an ordinary classifier with scores ``module(image) -> (B, C)``. For a
     network trained without labels it logs nothing.
 
+    Scores without a finite largest one have no label, and end in a :class:`~intff_lightning.errors.DivergenceError`.
+
     Attributes:
         confusion: Counts ``(C, C)`` of the last evaluation by stage (``val``, ``test``); rows are true classes.
     """
@@ -36,6 +40,7 @@ class GoodnessAccuracy(EvaluationCallback):
     def __init__(self) -> None:
         self.confusion: dict[str, Tensor] = {}
         self._counts: Tensor | None = None  # (1 + U, C, C): the vote, then each unit
+        self._undecided: Tensor | None = None  # (1 + U,): samples whose largest score is not finite
         self._last: tuple[Any, Tensor | None] = (None, None)
 
     def scores(self, module: L.LightningModule, batch: Any) -> Tensor | None:
@@ -45,7 +50,7 @@ class GoodnessAccuracy(EvaluationCallback):
         """
         if self._last[0] is batch:
             return self._last[1]
-        image = image_and_target(batch)[0]
+        image = image_and_target(batch, module)[0]
         scores: Tensor | None = None
         if isinstance(module, HasLabelGoodness):
             if not (isinstance(module, LabelClassifier) and module.unsupervised):
@@ -64,23 +69,37 @@ class GoodnessAccuracy(EvaluationCallback):
     on_test_batch_start = on_validation_batch_start
 
     def on_evaluation_start(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        self._counts = None
+        self._counts = self._undecided = None
 
     def on_evaluation_batch(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any) -> None:
         scores = self.scores(module, batch)
         if scores is not None:
-            target, classes = image_and_target(batch)[1], scores.shape[2]
+            target, classes = image_and_target(batch, module)[1], scores.shape[2]
             counts = torch.stack(
                 [multiclass_confusion_matrix(g, target, classes, validate_args=False) for g in scores.argmax(2)]
             )
+            undecided = (~is_decided(scores)).sum(1)
             self._counts = counts if self._counts is None else self._counts + counts
+            self._undecided = undecided if self._undecided is None else self._undecided + undecided
 
     def on_evaluation_end(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._last = (None, None)
-        if self._counts is None:
+        if self._counts is None or self._undecided is None:
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
+        self._check(trainer.strategy.reduce(self._undecided, reduce_op="sum").tolist(), int(counts[0].sum()), stage)
         self.confusion[stage] = counts[0].cpu()
         vote, *units = (counts.diagonal(dim1=1, dim2=2).sum(1) / counts.sum((1, 2))).tolist()
         self.log_reduced(module, {f"{stage}/accuracy": vote}, prog_bar=True)
         self.log_reduced(module, {f"{stage}/accuracy/unit_{k}": unit for k, unit in enumerate(units)})
+
+    def _check(self, undecided: list[int], count: int, stage: str) -> None:
+        """Raise a DivergenceError if a sample has no label: its goodness is not finite, by the vote or by a unit."""
+        vote, *units = undecided
+        for name, number in [*((f"unit_{k}", number) for k, number in enumerate(units)), ("the vote", vote)]:
+            if number:
+                what = "the goodness of " + name if units else "the largest score"
+                raise DivergenceError(
+                    f"{what} is not finite for {number} of {count} samples ({stage}), so they have no label.\n"
+                    "Evaluate in float32 (precision: 32-true), or train again with a lower learning rate."
+                )

@@ -1,10 +1,12 @@
 """EvaluationCallback: validation and test through one set of hooks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+
+from intff_lightning.errors import ConfigurationError
 
 
 class EvaluationCallback(Callback):
@@ -27,6 +29,7 @@ class EvaluationCallback(Callback):
         module.log_dict(values, prog_bar=prog_bar, batch_size=1, sync_dist=True, reduce_fx="max")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _one_loader(trainer.num_val_batches)
         self.on_evaluation_start(trainer, pl_module, "val")
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
@@ -36,6 +39,7 @@ class EvaluationCallback(Callback):
         self.on_evaluation_end(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _one_loader(trainer.num_test_batches)
         self.on_evaluation_start(trainer, pl_module, "test")
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
@@ -43,3 +47,11 @@ class EvaluationCallback(Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_evaluation_end(trainer, pl_module, "test")
+
+
+def _one_loader(batches: Sequence[int | float]) -> None:
+    if len(batches) > 1:
+        raise ConfigurationError(
+            f"there are {len(batches)} dataloaders for an evaluation, and its metrics need one:\n"
+            "join their data sets by torch.utils.data.ConcatDataset, or evaluate one at a time."
+        )

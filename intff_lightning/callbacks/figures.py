@@ -16,7 +16,6 @@ from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.local import LabelCrossEntropy, LocalLoss
 from intff_lightning.network import Network, StepOutput
 from intff_lightning.pairs import PairedBatch, image_and_target
 
@@ -48,9 +47,9 @@ class _Seen:
             lines = {"image": first.image, "positive": positive, "negative": negative[:: max(1, k)]}
             self.pairs = {name: line.detach().cpu() for name, line in lines.items() if len(line)}
 
-    def add_scores(self, batch: Any, scores: Tensor) -> None:
+    def add_scores(self, module: L.LightningModule, batch: Any, scores: Tensor) -> None:
         """Keep the surest mistakes, from scores ``(B, C)``."""
-        image, target = image_and_target(batch)
+        image, target = image_and_target(batch, module)
         missed = (scores.argmax(1) != target).nonzero().flatten()
         margin = (scores.amax(1) - scores.gather(1, target.unsqueeze(1)).squeeze(1))[missed].tolist()
         rows = zip(margin, image[missed].cpu(), target[missed].tolist(), scores[missed].cpu(), strict=True)
@@ -132,7 +131,7 @@ class TrainingFigures(EvaluationCallback):
         accuracy = _accuracy(trainer)
         scores = None if accuracy is None else accuracy.scores(module, batch)
         if scores is not None:
-            self._seen.add_scores(batch, scores[0])
+            self._seen.add_scores(module, batch, scores[0])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -153,7 +152,7 @@ class TrainingFigures(EvaluationCallback):
         figures: dict[str, Any] = {}
         if seen.positive:
             positive, negative = torch.cat(seen.positive, 1), torch.cat(seen.negative, 1)
-            thresholds = [_threshold(unit.loss) for unit in network.units] if network else []
+            thresholds = [unit.loss.threshold for unit in network.units] if network else []
             title = f"Goodness of {where} data"
             figures["goodness_histograms"] = plots.goodness_histograms(title, positive, negative, thresholds)
         accuracy = _accuracy(trainer)
@@ -226,10 +225,6 @@ class TrainingFigures(EvaluationCallback):
 
 def _accuracy(trainer: Any) -> GoodnessAccuracy | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, GoodnessAccuracy)), None)
-
-
-def _threshold(loss: LocalLoss) -> float | None:
-    return None if isinstance(loss, LabelCrossEntropy) and loss.threshold_weight == 0 else loss.threshold
 
 
 def _by_unit(metrics: Mapping[str, Any], prefix: str) -> list[float]:

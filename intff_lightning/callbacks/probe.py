@@ -18,7 +18,8 @@ from intff_lightning.augmentations import Augmentation
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, DivergenceError
+from intff_lightning.functional import is_decided
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.modes import evaluating
 from intff_lightning.pairs import image_and_target
@@ -90,7 +91,7 @@ class LinearProbe(Recorded, EvaluationCallback):
         self._optimizer: torch.optim.Optimizer | None = None
         self._generator = torch.Generator().manual_seed(0)  # its own: the draws of the run must not depend on a probe
         self._restored: dict[str, Any] = {}
-        self._right: Tensor | None = None  # (2,): right predictions, all predictions
+        self._right: Tensor | None = None  # (3,): right predictions, predictions without a class, all predictions
         self._ready = False  # whether the training data is set up
 
     # ---------------------------------------------------------------- fitting
@@ -117,7 +118,7 @@ class LinearProbe(Recorded, EvaluationCallback):
         # Lightning evaluates in inference mode; other people's loaders draw from the global generator
         with evaluating(module), torch.inference_mode(False), torch.enable_grad(), isolate_rng():
             self._train(trainer, module)
-        self._right = torch.zeros(2, dtype=torch.int64, device=module.device)
+        self._right = torch.zeros(3, dtype=torch.int64, device=module.device)
 
     def _train(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         cached: list[tuple[Tensor, Tensor]] = []
@@ -130,7 +131,7 @@ class LinearProbe(Recorded, EvaluationCallback):
             order = torch.randperm(len(cached), generator=self._generator).tolist() if whole else []
             for features, target in [cached[i] for i in order] if whole else self._features(trainer, module):
                 if self._optimizer is None:
-                    self._build(features, module)
+                    self._build(trainer, features, module)
                 self._step(trainer, features, target, rate * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
                 if epoch == 0:
                     size += features.numel() * features.element_size()
@@ -139,6 +140,9 @@ class LinearProbe(Recorded, EvaluationCallback):
                         cached.clear()
         if self.layer is None:
             raise ConfigurationError("LinearProbe: the training data gives no batch to fit the probe on.")
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.layer.parameters())
+        if not finite or not self.layer.scale > 0:  # the scale is zero if the mean square overflowed
+            raise _not_finite("the training data")
 
     def _features(self, trainer: L.Trainer, module: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features ``(B, F)`` and targets of the training images, without the datamodule's augmentation."""
@@ -157,7 +161,8 @@ class LinearProbe(Recorded, EvaluationCallback):
             batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
             batch = source.transfer_batch_to_device(batch, module.device, 0)
-            image, target = image_and_target(source.on_after_batch_transfer(batch, 0))
+            batch = source.on_after_batch_transfer(batch, 0)
+            image, target = image_and_target(batch, module, module.hparams["num_classes"])
             if self.augmentation is not None:
                 index = torch.arange(seen, seen + len(target), device=image.device)
                 image = self.augmentation(image, generator=Draws(seed, trainer.global_rank, index))
@@ -175,8 +180,10 @@ class LinearProbe(Recorded, EvaluationCallback):
         features: Tensor = module.embed(image, label=self.label, hidden=self.hidden, **options)
         return features.float()
 
-    def _build(self, features: Tensor, module: Any) -> None:
+    def _build(self, trainer: L.Trainer, features: Tensor, module: Any) -> None:
         self.layer = ScaledLinear(features, int(module.hparams.num_classes))
+        if isinstance(trainer.strategy, ParallelStrategy):  # all processes fit one layer
+            self.layer.scale.copy_(trainer.strategy.reduce(self.layer.scale, reduce_op="mean"))
         self._optimizer = torch.optim.AdamW(self.layer.parameters(), weight_decay=self.weight_decay)
         if self._restored and self._restored["layer"]["weight"].shape == self.layer.weight.shape:
             self.layer.load_state_dict(self._restored["layer"])
@@ -201,13 +208,16 @@ class LinearProbe(Recorded, EvaluationCallback):
     def on_evaluation_batch(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any) -> None:
         if self._right is None or self.layer is None:
             return
-        image, target = image_and_target(batch)
-        guess = self.layer(self._embed(module, image)).argmax(1)
-        self._right += torch.stack([(guess == target).sum(), torch.full_like(target[0], len(target))])
+        image, target = image_and_target(batch, module)
+        scores = self.layer(self._embed(module, image))
+        right, undecided = (scores.argmax(1) == target).sum(), (~is_decided(scores)).sum()
+        self._right += torch.stack([right, undecided, torch.full_like(target[0], len(target))])
 
     def on_evaluation_end(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if self._right is not None:
-            right, count = trainer.strategy.reduce(self._right, reduce_op="sum").tolist()
+            right, undecided, count = trainer.strategy.reduce(self._right, reduce_op="sum").tolist()
+            if undecided:
+                raise _not_finite(f"{undecided} of {count} samples ({stage})")
             self.log_reduced(module, {f"{stage}/probe_accuracy": right / count})
 
     # ---------------------------------------------------------------- checkpoints
@@ -231,3 +241,10 @@ class LinearProbe(Recorded, EvaluationCallback):
         self.layer = self._optimizer = None
         if state_dict:
             self._generator.set_state(state_dict["generator"].cpu())
+
+
+def _not_finite(samples: str) -> DivergenceError:
+    return DivergenceError(
+        f"LinearProbe: the features of the network are not finite for {samples}, so they have no class.\n"
+        "Use float32 (precision: 32-true), or train the network again with a lower learning rate."
+    )

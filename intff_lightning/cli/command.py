@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch.distributed
-import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import intff_lightning.augmentations
@@ -28,13 +28,15 @@ import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
-from intff_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, read_checkpoint, resumed_version
+from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.cli.csv_logger import ResumableCSVLogger
+from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
+from intff_lightning.cli.resume import RUNS, with_checkpoint
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import ConfigurationError, explain
-from intff_lightning.lightning_compat import CompatCLI, quiet
+from intff_lightning.files import atomic_write, is_locked
+from intff_lightning.lightning_compat import CompatCLI, quiet, take_version
 from intff_lightning.network import Network
 from intff_lightning.recipe import Recorded
 
@@ -73,12 +75,11 @@ class IntFFCLI(CompatCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments. What a checkpoint says of its network and data comes first, so that they override it."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                argv = _with_config_files(list(args))
-            except ConfigurationError as error:
-                parser.error(str(error))
-            self.config = parser.parse_args(_with_recipes(argv, folder))
+        try:
+            argv = _with_config_files(list(args))
+        except ConfigurationError as error:
+            parser.error(str(error))
+        self.config = parser.parse_args(with_checkpoint(parser, argv))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(ours.LinearProbe, "probe")
@@ -99,8 +100,12 @@ class IntFFCLI(CompatCLI):
         plugins = _as_list(options.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        if options.get("logger") in (None, True) and not options.get("fast_dev_run"):
-            options["logger"] = self._default_loggers(Path(options.get("default_root_dir") or "."))
+        if not options.get("fast_dev_run"):
+            if options.get("logger") in (None, True):
+                options["logger"] = self._default_loggers(Path(options.get("default_root_dir") or "."))
+            for logger in _as_list(options["logger"]):
+                if isinstance(logger, CSVLogger | TensorBoardLogger):
+                    take_version(logger, self.value("ckpt_path"))
         if options.get("enable_model_summary") is None:  # TerminalReport says more about the units
             options["enable_model_summary"] = False
         options |= {
@@ -148,12 +153,13 @@ class IntFFCLI(CompatCLI):
         if self.subcommand != "fit":
             return [ResumableCSVLogger(root)]
         path = self.value("ckpt_path")
-        version, step, row = resumed_version(path, root), None, None
+        version, step, row = _resumed_version(path, root), None, None
         if version is not None:
             checkpoint = read_checkpoint(path)
             step, row = checkpoint["global_step"], checkpoint["callbacks"].get("LastCheckpoint", {}).get("epoch_row")
         table = ResumableCSVLogger(root, version, resume_step=step, epoch_row=row)
-        return [table, TensorBoardLogger(root, version=table.version, purge_step=step)]
+        take_version(table, None)
+        return [table, EventLogger(root, version=table.version, purge_step=step)]
 
     # ---------------------------------------------------------------- before and after a command
 
@@ -161,8 +167,8 @@ class IntFFCLI(CompatCLI):
         """Keep the configuration beside the results."""
         log_dir = self.trainer.log_dir
         if log_dir and self.trainer.is_global_zero and self.trainer.loggers:
-            Path(log_dir).mkdir(parents=True, exist_ok=True)
-            self.save_config(Path(log_dir) / "config.yaml")
+            with atomic_write(Path(log_dir) / "config.yaml") as partial:
+                self.save_config(partial)
 
     before_predict = before_fit
 
@@ -176,10 +182,13 @@ class IntFFCLI(CompatCLI):
     def after_fit(self) -> None:
         """Test the best weights, and print where everything is."""
         trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
+        if any(isinstance(callback, ours.LastCheckpoint) and callback.stopped for callback in trainer.callbacks):
+            raise KeyboardInterrupt  # it arrived when training was about to end
         checkpoint = trainer.checkpoint_callback
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
         paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]
-        if self.config["fit"]["test_after_fit"] and not trainer.fast_dev_run and not trainer.barebones:
+        tests = self.config["fit"]["test_after_fit"] and self.datamodule.has_data("test")
+        if tests and not trainer.fast_dev_run and not trainer.barebones:
             if not best or not Path(best).is_file():
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
@@ -210,8 +219,8 @@ def _is_default(part: Recorded) -> bool:
 def find_config(name: str) -> Path:
     """Return a config file by its path, or by the name of a packaged one (``digits``, ``paper/NAME``)."""
     path, packaged = Path(name), CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
-    if path.is_file() or packaged.is_file():
-        return path if path.is_file() else packaged
+    if (path.exists() and not path.is_dir()) or packaged.is_file():
+        return path if path.exists() and not path.is_dir() else packaged
     names = [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")]
     near = difflib.get_close_matches(path.stem, names, n=1) or ["digits"]
     raise ConfigurationError(
@@ -220,56 +229,33 @@ def find_config(name: str) -> Path:
 
 
 def _with_config_files(argv: list[str]) -> list[str]:
-    """Replace names of packaged configs by their paths; inline YAML stays."""
+    """Replace names of packaged configs by their paths, and pipes by what they hold; inline YAML stays."""
     for position, argument in enumerate(argv):
         option, equals, value = argument.partition("=")
         place = position if equals else position + 1
         if option in ("--config", "-c") and place < len(argv):
             value = value or argv[place]
             if not set(value) & set(":{\n"):
-                argv[place] = f"{option}={find_config(value)}" if equals else str(find_config(value))
+                found = find_config(value)
+                text = str(found) if found.is_file() else found.read_text()  # a pipe can be read once
+                argv[place] = f"{option}={text}" if equals else text
     return argv
 
 
-def log_root(argv: list[str]) -> Path:
-    """Return the folder of the logs that a command line asks for, without parsing the rest of it."""
-    root = "."
-    for position, argument in enumerate(argv):
-        name, _, value = argument.partition("=")
-        value = value or (argv[position + 1] if position + 1 < len(argv) else "")
-        if name == "--config" and Path(value).is_file():
-            config = yaml.safe_load(Path(value).read_text())
-            trainer = config.get("trainer") if isinstance(config, dict) else None
-            root = (trainer or {}).get("default_root_dir") or root
-        elif name == "--trainer.default_root_dir":
-            root = value
-    return Path(root)
+def _resumed_version(path: str | None, root: Path) -> int | None:
+    """Return the number of the run whose ``last.ckpt`` this is, or ``None`` if it belongs to no run under ``root``.
 
-
-def _with_recipes(argv: list[str], folder: str) -> list[str]:
-    """Find ``--ckpt_path last`` or ``best``; put the recipes of a checkpoint before the user's arguments, as a file."""
-    span = slice(0, 0)
-    for position, argument in enumerate(argv):
-        if argument.partition("=")[0] == "--ckpt_path":
-            span = slice(position, position + (1 if "=" in argument else 2))
-    path = " ".join(argv[span]).removeprefix("--ckpt_path")[1:]
-    if path in ("", "hpc", "registry"):
-        return argv
-    if path in ("last", "best"):
-        root = log_root(argv)
-        found = find_checkpoint(path, root)
-        if found is None and (argv[0], path) == ("fit", "last"):
-            sys.stderr.write(
-                f"there is no last.ckpt under {root / 'lightning_logs'} yet: this run starts from scratch\n"
-            )
-            return argv[: span.start] + argv[span.stop :]
-        path = str(found or root / f"lightning_logs/version_N/checkpoints/{path}.ckpt")
-        argv = [*argv[: span.start], "--ckpt_path", path, *argv[span.stop :]]
-    if not Path(path).is_file():
-        raise ConfigurationError(f"--ckpt_path: there is no file {path}.")
-    config = Path(folder) / "checkpoint.yaml"
-    config.write_text(yaml.safe_dump(read_checkpoint(path).get("recipes", {})))
-    return [argv[0], "--config", str(config), *argv[1:]]
+    Raises:
+        ConfigurationError: The run still goes on, in another process.
+    """
+    checkpoint = Path(path or "").absolute()
+    run = checkpoint.parent.parent
+    number = run.name.removeprefix("version_")
+    if checkpoint.name != "last.ckpt" or run.parent != (root / RUNS).absolute() or not number.isdigit():
+        return None
+    if is_locked(checkpoint.parent):
+        raise ConfigurationError(f"--ckpt_path {path}: another process is writing to this run. Stop it, or wait.")
+    return int(number)
 
 
 def _check_writable(root: Path) -> None:
@@ -292,10 +278,20 @@ def _print_places(log_dir: Path, checkpoints: list[Path]) -> None:
             print(f"{what:<12}{os.path.relpath(path)}")
 
 
+def _interruption(trainer: Any) -> str:
+    """Say where an interrupted run stands."""
+    kept = [] if trainer is None else [c for c in trainer.callbacks if isinstance(c, ours.LastCheckpoint)]
+    paths = [Path(callback.best_model_path) for callback in kept if callback.best_model_path]
+    if not paths:
+        return "interrupted; no checkpoint was kept yet"
+    step = read_checkpoint(paths[0])["global_step"]
+    return f"interrupted; {os.path.relpath(paths[0])} holds step {step}: resume with --ckpt_path last"
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The code is 0, 1 for an error while running, 2 for wrong arguments, or 130 after a Ctrl-C.
+    The code is 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C, or 143 after SIGTERM.
     """
     argv = list(sys.argv[1:] if args is None else args)
     quiet()
@@ -318,8 +314,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         trainer = vars(cli).get("trainer")  # Lightning turns a Ctrl-C into a plain exit
         if isinstance(stop, KeyboardInterrupt) or (trainer is not None and trainer.interrupted):
-            sys.stderr.write("interrupted; to resume: fit --ckpt_path .../checkpoints/last.ckpt and the same options\n")
-            return 130
+            sys.stderr.write(f"{_interruption(trainer)}\n")
+            return 143 if isinstance(stop, SIGTERMException) else 130
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
         if os.environ.get("INTFF_TRACEBACK"):

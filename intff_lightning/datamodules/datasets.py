@@ -1,22 +1,26 @@
 """A small datamodule around data sets: loaded at first use, checked, divided, and read in an order of its own."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from intff_lightning.datamodules.loading import (
     IndexedDataset,
     InMemoryDataset,
     NoLoader,
     ResumableLoader,
+    SampleLoader,
     SeededSampler,
-    check_samples,
+    told_classes,
 )
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.samples import Reader, check_labels, check_pixels
 
 Part = Literal["train", "val", "test", "predict"]
 PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
@@ -27,6 +31,15 @@ _STAGES: dict[str, tuple[Part, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
+
+
+def _classes(*datasets: Dataset[Any] | None) -> int | None:
+    """Return the number of classes that the first data set tells, or that occur in those in memory."""
+    found = [dataset for dataset in datasets if dataset is not None]
+    labels = [int(dataset.target.max()) for dataset in found if isinstance(dataset, InMemoryDataset)]
+    if found and not isinstance(found[0], InMemoryDataset):
+        return told_classes(found[0])
+    return max(labels) + 1 if labels else None
 
 
 class PartDataModule(L.LightningDataModule):
@@ -54,7 +67,9 @@ class DatasetDataModule(PartDataModule):
 
     The order of training samples is a function of (seed, epoch); validation and test samples come in order. If ``load``
     has no ``val``, ``divide`` gives the indices of training and validation samples in ``train``; if it has no
-    ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory.
+    ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory. ``num_classes`` is
+    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys`` and ``pixel_range`` are
+    those of :class:`~intff_lightning.samples.Reader`.
     """
 
     def __init__(
@@ -63,17 +78,27 @@ class DatasetDataModule(PartDataModule):
         divide: Callable[[Dataset[Any]], tuple[Tensor, Tensor]],
         corrupt: Callable[[InMemoryDataset], InMemoryDataset],
         seed: Callable[[], int],
+        num_classes: int | None,
+        classes: Callable[[], int],
         batch_size: int,
         num_workers: int,
-        num_classes: int | None,
+        keys: Sequence[str] | None,
+        pixel_range: Sequence[float] | None,
         source: str,
     ) -> None:
         super().__init__()
         self.load, self.divide, self.corrupt, self.seed = load, divide, corrupt, seed
-        self.batch_size, self.num_workers, self.num_classes, self.source = batch_size, num_workers, num_classes, source
+        self.num_classes, self.classes = num_classes, classes
+        self.batch_size, self.num_workers, self.source = batch_size, num_workers, source
+        self.keys, self.pixel_range = keys, pixel_range
         self._datasets: dict[Part, Dataset[Any] | None] = {}
+        self._classes: int | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
+
+    def reader(self, where: str) -> Reader:
+        """Return the reader of samples of the data ``where``."""
+        return Reader(where, self.keys, self.pixel_range)
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, loaded and checked at the first call, or ``None`` if there is none."""
@@ -82,6 +107,7 @@ class DatasetDataModule(PartDataModule):
                 train, val = self._loaded("train"), self._loaded("val")
                 if train is not None and val is None:
                     train, val = self._divided(train)
+                self._classes = _classes(train, val)  # before corruption asks for them
                 if isinstance(train, InMemoryDataset):
                     train = self.corrupt(train)
                 self._datasets |= {"train": train, "val": val}
@@ -90,14 +116,30 @@ class DatasetDataModule(PartDataModule):
                 self._datasets[part] = self.dataset("test") if found is None and part == "predict" else found
         return self._datasets[part]
 
+    def told_classes(self) -> int | None:
+        """Return the number of classes that training data tells or counts, else that of other data, or ``None``."""
+        if self._classes is None and self.dataset("train") is None:
+            return _classes(self.dataset("val"), self.dataset("test"))
+        return self._classes
+
     def _loaded(self, part: Part) -> Dataset[Any] | None:
-        dataset = self.load(part)
-        if dataset is not None and len(dataset) == 0:  # type: ignore[arg-type]  # map-style
+        dataset, reader = self.load(part), self.reader(f"{part} data")
+        if dataset is None:
+            return None
+        if len(dataset) == 0:  # type: ignore[arg-type]  # map-style
             raise DataError(f"{part} data: the data set is empty.")
-        if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-            dataset = InMemoryDataset(*dataset.tensors)  # fetched as a whole instead of sample by sample
+        if type(dataset) is TensorDataset:  # fetched as a whole instead of sample by sample
+            image, target = reader.batch(dataset.tensors, labelled=part != "predict")
+            dataset = InMemoryDataset(image, torch.full((len(image),), -1) if target is None else target)
+        elif isinstance(dataset, InMemoryDataset):
+            if self.keys is not None:
+                raise ConfigurationError(f"keys={list(self.keys)} has no effect: {part} data is in memory as tensors.")
+            image = reader.pixels(dataset.image)
+            dataset = dataset if image is dataset.image else InMemoryDataset(image, dataset.target)
         if isinstance(dataset, InMemoryDataset):
-            check_samples(dataset.image, dataset.target, self.num_classes, f"{part} data")
+            check_pixels(dataset.image, reader.where)
+            if part != "predict":
+                check_labels(dataset.target, self.num_classes, reader.where)
         return dataset
 
     def _divided(self, whole: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any] | None]:
@@ -106,22 +148,40 @@ class DatasetDataModule(PartDataModule):
             return whole, None
         if isinstance(whole, InMemoryDataset):
             return tuple(InMemoryDataset(whole.image[index], whole.target[index]) for index in (train, val))  # type: ignore[return-value]
-        return Subset(whole, train.tolist()), Subset(whole, val.tolist())
+        held_out = Subset(whole, val.tolist())
+        self._warn_of_random_images(held_out)
+        return Subset(whole, train.tolist()), held_out
+
+    def _warn_of_random_images(self, held_out: Subset[Any]) -> None:
+        """Warn if samples are not the same when they are read again: validation data should be."""
+        reader = self.reader("validation data")
+        with isolate_rng():
+            for number in range(min(4, len(held_out))):
+                image, *others = (reader.samples([held_out[number]], labelled=False)[0] for _ in range(4))
+                if any(not torch.equal(image, other) for other in others):
+                    warnings.warn(
+                        f"{len(held_out)} validation samples are divided off the training data, whose transforms are "
+                        "random. They are changed at random too: give val= a data set without these transforms.",
+                        stacklevel=2,
+                    )
+                    return
 
     def setup(self, stage: str) -> None:
         for part in _STAGES[stage]:
             self.dataset(part)
 
     def loader(self, part: Part) -> Any:
-        dataset = self.dataset(part)
+        dataset, trainer = self.dataset(part), self.trainer
         if dataset is None:
-            if part == "val":
+            if part == "val" and (trainer is None or trainer.state.fn != "validate"):
                 return NoLoader()
-            raise ConfigurationError(f"there is no {part} data: PairedDataModule(..., {part}=a dataset).")
+            raise ConfigurationError(f"there is no {part} data: {self.source}(..., {part}=a dataset).")
         if not isinstance(dataset, InMemoryDataset):
-            dataset = IndexedDataset(dataset, self.num_classes, self.source)
+            classes = None if part == "predict" else self.classes()
+            dataset = IndexedDataset(dataset, self.reader(f"a batch of {self.source}"), classes)
+        elif part != "predict":
+            check_labels(dataset.target, self.classes(), f"{part} data")
         collate: Any = dataset.collate
-        trainer = self.trainer
         sampler = SeededSampler(
             len(dataset),
             self.batch_size,
@@ -130,7 +190,7 @@ class DatasetDataModule(PartDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        loader = (ResumableLoader if part == "train" else DataLoader)(
+        loader = (ResumableLoader if part == "train" else SampleLoader)(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,

@@ -1,16 +1,21 @@
 """Data sets in memory, and loaders whose order is a function of (seed, epoch) on any number of processes."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
+import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, IntFFError
+from intff_lightning.samples import Reader, check_labels, check_pixels
 
 _ORDER = 1  # stream of draws, apart from those of the negatives and the augmentation of a batch
 
@@ -21,50 +26,26 @@ class IndexedBatch(NamedTuple):
     image: Tensor
     """``(B, *)``, uint8, or float in [0, 1]."""
     target: Tensor
-    """``(B,)`` int64."""
+    """``(B,)`` int64; -1 if an image to predict has no label."""
     sample: Tensor
     """``(B,)`` int64."""
-
-
-def check_samples(image: Tensor, target: Tensor, num_classes: int | None, where: str) -> None:
-    """Refuse labels out of range and pixels that are not finite, by a DataError that names the first such sample.
-
-    Without ``num_classes`` every label from 0 on is allowed; ``where`` names the data in the message.
-    """
-    if target.is_floating_point() or target.ndim != 1 or len(target) != len(image):
-        raise DataError(
-            f"{where}: one integer label per image is needed; labels are {target.dtype} of shape "
-            f"{tuple(target.shape)} for {len(image)} images."
-        )
-    bad = (target < 0) if num_classes is None else (target < 0) | (target >= num_classes)
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        raise DataError(
-            f"{where}: sample {first} has the label {int(target[first])}, and labels must be {allowed} "
-            f"({int(bad.sum())} of {len(bad)} are not). Correct the labels, or num_classes."
-        )
-    if image.is_floating_point():
-        bad = ~image.flatten(1).isfinite().all(1)
-        if bad.any():
-            raise DataError(
-                f"{where}: sample {int(bad.nonzero()[0])} has NaN or infinite pixels "
-                f"({int(bad.sum())} of {len(bad)} samples have). Remove or repair them."
-            )
 
 
 class InMemoryDataset(Dataset[IndexedBatch]):
     """A whole data set as two tensors, fetched by lists of indices instead of sample by sample.
 
     Args:
-        image: ``(N, *)``, uint8, or float in [0, 1].
-        target: ``(N,)``, integers.
+        image: ``(N, *)``, uint8, or float in [0, 1]; other pixels need the ``pixel_range`` of a datamodule.
+        target: ``(N,)`` or ``(N, 1)``, integers.
+
+    Raises:
+        DataError: There is not one integer label per image.
     """
 
     def __init__(self, image: Tensor, target: Tensor) -> None:
-        if target.is_floating_point():
-            raise DataError(f"labels are {target.dtype}, and integers are needed: target.long() if they are whole.")
-        self.image, self.target = image, target.to(torch.int64)
+        reader = Reader("InMemoryDataset")
+        self.image = reader.tensor(image)
+        self.target = reader.labels(target, len(self.image))
 
     def __len__(self) -> int:
         return len(self.target)
@@ -83,24 +64,56 @@ class InMemoryDataset(Dataset[IndexedBatch]):
         return batch
 
 
-class IndexedDataset(Dataset[IndexedBatch]):
-    """Any map-style data set of ``(image, target)``, with the index of each sample added."""
+class IndexedDataset(Dataset[Any]):
+    """Any map-style data set, with the index of each sample added; its samples are read and checked batch by batch.
 
-    def __init__(self, dataset: Dataset[Any], num_classes: int | None, name: str) -> None:
-        self.dataset, self.num_classes, self.name = dataset, num_classes, name
+    A worker process would return an error as the text of a traceback, so errors travel as values, see
+    :class:`SampleLoader`.
+
+    Args:
+        dataset: Its samples are read by ``reader``.
+        reader: Reads them.
+        num_classes: Number of classes; ``None`` reads images alone, without labels.
+    """
+
+    def __init__(self, dataset: Dataset[Any], reader: Reader, num_classes: int | None) -> None:
+        self.dataset, self.reader, self.num_classes = dataset, reader, num_classes
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # map-style data sets have a length
 
-    def __getitem__(self, index: int) -> IndexedBatch:
-        image, target = self.dataset[index]
-        return IndexedBatch(image, target, index)  # type: ignore[arg-type]  # collated below
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index], index
+        except IntFFError as error:
+            return error, index
 
-    def collate(self, samples: list[IndexedBatch]) -> IndexedBatch:
+    def collate(self, samples: list[tuple[Any, int]]) -> IndexedBatch | IntFFError:
         """Make a batch and check it, in the process that reads the samples."""
-        batch: IndexedBatch = default_collate(samples)
-        check_samples(batch.image, batch.target, self.num_classes, f"a batch of {self.name}")
-        return batch
+        contents, indices = zip(*samples, strict=True)
+        for content in contents:
+            if isinstance(content, IntFFError):
+                return content
+        try:
+            image, target = self.reader.samples(contents, labelled=self.num_classes is not None)
+            check_pixels(image, self.reader.where)
+            if target is None:
+                target = torch.full((len(image),), -1)
+            else:
+                check_labels(target, self.num_classes, self.reader.where)
+        except IntFFError as error:
+            return error
+        return IndexedBatch(image, target, torch.tensor(indices))
+
+
+class SampleLoader(DataLoader[Any]):
+    """A DataLoader that raises the errors which its worker processes return."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator serves as well
+        for batch in super().__iter__():
+            if isinstance(batch, IntFFError):
+                raise batch
+            yield batch
 
 
 class SeededSampler(DistributedSampler[int]):
@@ -132,24 +145,32 @@ class SeededSampler(DistributedSampler[int]):
         return iter(order[self.rank : self.used : self.num_replicas][start:].tolist())
 
 
-class ResumableLoader(DataLoader[Any]):
-    """A DataLoader over a :class:`SeededSampler` whose state is its place in the epoch."""
+class ResumableLoader(SampleLoader):
+    """A loader over a :class:`SeededSampler` whose state is its place in the epoch."""
 
     _done = 0
-    _resume = False
+    _resumed: dict[str, int] | None = None
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator serves as well
-        first = self._done % len(self) if self._resume else 0  # after a whole epoch, the next one starts
-        self._resume = False
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        state, self._resumed = self._resumed, None
+        # Lightning has told the sampler its epoch by now: a checkpoint from the end of an epoch is of the one before
+        first = state["batches"] if state is not None and state["epoch"] == self.sampler.epoch else 0  # type: ignore[attr-defined]
+        if first and {**self.state_dict(), "batches": first} != state:
+            raise CheckpointError(
+                "the checkpoint is in the middle of an epoch, and it was written with another batch size, number of "
+                "training samples or number of processes:\nresume with those, or from the end of an epoch."
+            )
         self.sampler.start = first * (self.batch_size or 1)  # type: ignore[attr-defined]  # a SeededSampler
         for self._done, batch in zip(itertools.count(first + 1), super().__iter__(), strict=False):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self._done}
+        sampler: Any = self.sampler
+        sizes = {"batch_size": self.batch_size or 1, "samples": sampler.size, "processes": sampler.num_replicas}
+        return {"batches": self._done, "epoch": sampler.epoch, **sizes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._done, self._resume = state["batches"], True
+        self._resumed = state
 
 
 class NoLoader(CombinedLoader):
@@ -168,18 +189,73 @@ class NoLoader(CombinedLoader):
         """Lightning sets the processed loaders, of which there are none."""
 
 
-def count_classes(source: Any) -> int:
-    """Return the number of classes that a data set or datamodule tells about itself, or refuse it."""
+def told_classes(source: Any) -> int | None:
+    """Return the number of classes that a data set or datamodule tells about itself, or ``None``."""
     while isinstance(source, Subset):
         source = source.dataset
-    if isinstance(source, InMemoryDataset):
-        return int(source.target.max()) + 1
     for holder in (source, getattr(source, "dataset", None)):
         count, classes, targets = (getattr(holder, name, None) for name in ("num_classes", "classes", "targets"))
-        if isinstance(count, int):
-            return count
-        if classes is not None:
+        if isinstance(count, int | np.integer):
+            return int(count)
+        if isinstance(classes, Sized):
             return len(classes)
-        if targets is not None:
-            return int(torch.as_tensor(targets).max()) + 1
-    raise ConfigurationError(f"{type(source).__name__} does not tell its number of classes: pass num_classes=.")
+        if isinstance(targets, Sized) and len(targets):
+            with contextlib.suppress(DataError):
+                return int(Reader("targets").labels(targets, len(targets)).max()) + 1
+    return None
+
+
+def flat_loaders(loaders: Any) -> list[Any]:
+    """Return the loaders in a collection of them, as Lightning finds them."""
+    if loaders is None or (isinstance(loaders, list | tuple | dict) and not loaders):
+        return []
+    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
+
+
+def has_batches(loader: Any) -> bool:
+    """Tell whether a loader has batches, as far as it knows its length."""
+    try:
+        return len(loader) > 0
+    except (TypeError, NotImplementedError):
+        return True
+
+
+def usable(loaders: Any, name: str, part: str, optional: bool) -> Any:
+    """Return the loader, or for ``predict`` the loaders, that a method ``name`` of a datamodule returned.
+
+    Raises:
+        ConfigurationError: There is no batch, unless it is ``optional``, or there are several loaders.
+    """
+    found = flat_loaders(loaders)
+    if not any(has_batches(loader) for loader in found):
+        if optional:
+            return loaders if found else NoLoader()
+        what = "gives no batch" if found else "is missing or gives no loader"
+        raise ConfigurationError(f"there is no {part} data: {name} {what}.")
+    if part == "predict":
+        return loaders
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{name} gives {len(found)} loaders, and pairs and metrics need one:\n"
+            "join their data sets by torch.utils.data.ConcatDataset, or give one loader at a time."
+        )
+    return found[0]
+
+
+def batches_begun(trainer: Any) -> int:
+    """Return the number of batches that the running loop has begun before this one."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    loop = {
+        "train": epoch_loop,
+        "validate": epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+        "sanity_check": epoch_loop.val_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }[str(trainer.state.stage.value if trainer.state.stage else "train")]
+    return int(loop.batch_progress.current.ready)
+
+
+def defines(datamodule: Any, name: str) -> bool:
+    """Tell whether a datamodule, perhaps one of ``pytorch_lightning``, has its own method of this name."""
+    bases = (cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
+    return is_overridden(name, datamodule, next(bases, L.LightningDataModule))

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -15,14 +14,27 @@ from torch.utils.data import Dataset
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules.datasets import PARTS, DatasetDataModule, Part, PartDataModule
-from intff_lightning.datamodules.loading import IndexedBatch, InMemoryDataset, NoLoader, check_samples, count_classes
-from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.datamodules.loading import (
+    IndexedBatch,
+    InMemoryDataset,
+    batches_begun,
+    defines,
+    flat_loaders,
+    told_classes,
+    usable,
+)
+from intff_lightning.datamodules.options import check_dataset, check_effects, check_options
+from intff_lightning.draws import Draws, sample_numbers
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import Recorded, record
+from intff_lightning.samples import Reader, check_pixels, checked
+
+_OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers")
+"""Options of data sets and their loaders."""
 
 
 class PairedDataModule(Recorded, PartDataModule):
@@ -32,11 +44,16 @@ class PairedDataModule(Recorded, PartDataModule):
     are made on the device, one batch at a time, after the transfer. The order of the samples of data sets is a function
     of (seed, epoch), and negatives and augmentation are functions of (seed, epoch, sample), without the epoch outside
     training. A datamodule of yours keeps its own loaders and order; its draws are functions of (seed, epoch, batch,
-    rank).
+    rank). What samples and batches may be, and when they are checked, is said in :mod:`intff_lightning.samples`.
+
+    An option that would have no effect is refused: those of data sets and their loaders (``train`` to ``predict``,
+    ``batch_size``, ``val_size``, ``val_seed``, ``num_workers``) beside a datamodule, which has its own.
 
     Args:
-        datamodule: Any LightningDataModule whose batches begin ``(image, target)``.
-        train: Instead of a datamodule, a data set of ``(image, target)``; likewise ``val``, ``test`` and ``predict``.
+        datamodule: Any LightningDataModule whose batches begin ``(image, target)``, or are dictionaries of them. It has
+            one loader for each stage; only for ``trainer.predict`` it may have several.
+        train: Instead of a datamodule, a map-style data set of ``(image, target)`` or dictionaries; likewise ``val``,
+            ``test`` and ``predict``.
         val: Validation data; ``None`` divides ``val_size`` samples off ``train``.
         test: Data for ``trainer.test``.
         predict: Data for ``trainer.predict``; ``None`` takes ``test``.
@@ -49,7 +66,14 @@ class PairedDataModule(Recorded, PartDataModule):
         val_seed: Seed by which validation samples are drawn, apart from ``seed`` so that runs share them.
         seed: Seed of order, negatives and augmentation; ``None`` takes that of ``seed_everything``, else 0.
         num_workers: Number of processes that read samples; data in memory needs none.
-        num_classes: Number of classes; ``None`` counts the labels.
+        num_classes: Number of classes; ``None`` asks the data, or counts the labels of training and validation data.
+        keys: Names of the image and of the label in samples or batches that are dictionaries; ``None`` finds the usual
+            names (``image``, ``img``, ``x``, ...; ``label``, ``target``, ``y``, ...).
+        pixel_range: Lowest and highest pixel, which become 0 and 1; ``None`` takes 0..255 for uint8, and floating point
+            pixels as they are. Other integers need it.
+
+    Raises:
+        ConfigurationError: Arguments that cannot work, alone or together, or that have no effect.
     """
 
     def __init__(
@@ -68,24 +92,57 @@ class PairedDataModule(Recorded, PartDataModule):
         seed: int | None = None,
         num_workers: int = 0,
         num_classes: int | None = None,
+        keys: list[str] | None = None,
+        pixel_range: list[float] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigurationError(f"batch_size={batch_size}: one sample or more is needed.")
-        if val_size < 0:
-            raise ConfigurationError(f"val_size={val_size}: samples or a share of them are needed, 0 or more.")
-        self._given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
+        given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
+        check_options(batch_size, val_size, num_workers, keys, pixel_range)
+        for part, dataset in given.items():
+            check_dataset(part, dataset)
+        self._given = given
         self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
         self.corruption, self.augmentation = corruption, augmentation
-        self.batch_size, self.val_size, self.val_seed, self.seed = batch_size, val_size, val_seed, seed
-        name = type(self).__name__
-        self.inner = datamodule or DatasetDataModule(
-            self.load, self.divide, self._corrupt_set, self.settle_seed, batch_size, num_workers, num_classes, name
+        self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
+        self.keys, self.pixel_range = keys, pixel_range
+        self.inner: Any = datamodule or DatasetDataModule(
+            self.load,
+            self.divide,
+            self._corrupt_set,
+            self.settle_seed,
+            num_classes,
+            lambda: self.num_classes,
+            batch_size,
+            num_workers,
+            keys,
+            pixel_range,
+            type(self).__name__,
         )
+        self._name = type(datamodule or self).__name__
+        hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
+        self._reads_late = datamodule is not None and any(defines(datamodule, hook) for hook in hooks)
         self._corrupts_batches = corruption is not None
         self._input_shape: tuple[int, ...] | None = None
         self._num_classes = num_classes
         record(self, logger=False)
+        self._check_effects(datamodule)
+
+    def _check_effects(self, datamodule: L.LightningDataModule | None) -> None:
+        """Refuse options that were given and would have no effect."""
+        if datamodule is not None:
+            self.refuse(_OF_DATASETS, f"{self._name} has its own data and loaders, so set it there")
+            for name in _OF_DATASETS:  # the command line records defaults, which are not in force
+                self.hparams.pop(name, None)
+        if type(self).load is not PairedDataModule.load:
+            self.refuse(("datamodule", *PARTS), f"{type(self).__name__} reads its own data")
+        elif self._given["val"] is not None:
+            self.refuse(("val_size", "val_seed"), "val= gives the validation data, and nothing is divided")
+        elif self._given["train"] is None and any(data is not None for data in self._given.values()):
+            self.refuse(("val_size", "val_seed"), "there is no training data to divide")
+
+    def refuse(self, names: Iterable[str], why: str) -> None:
+        """Refuse options of these names that were given, because they would have no effect."""
+        check_effects(names, self.init_arguments(), PairedDataModule, why)
 
     # ---------------------------------------------------------------- data sets, for families to override
 
@@ -123,28 +180,76 @@ class PairedDataModule(Recorded, PartDataModule):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image, from a look at one sample."""
         if self._input_shape is None:
-            self._input_shape = tuple(torch.as_tensor(self._look()[1]).shape)
+            self._input_shape = tuple(self._look().shape)
         return self._input_shape
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: given, or counted in the training data."""
+        """Number of classes: given, told by the data, or counted in training and validation data.
+
+        A module that was built for more classes than were counted knows better.
+        """
         if self._num_classes is None:
-            self._num_classes = count_classes(self._look()[0])
+            inner = self.inner
+            told = inner.told_classes() if isinstance(inner, DatasetDataModule) else told_classes(inner)
+            module = None if self.trainer is None else self.trainer.lightning_module
+            built = None if module is None else module.hparams.get("num_classes")
+            if isinstance(built, int) and (told is None or (isinstance(inner, DatasetDataModule) and told < built)):
+                told = built
+            if told is None:
+                name = self._name if not isinstance(inner, DatasetDataModule) else "the data"
+                raise ConfigurationError(f"{name} does not tell its number of classes: pass num_classes=.")
+            self._num_classes = told
         return self._num_classes
 
-    def _look(self) -> tuple[Any, Any]:
-        """Return a source of data, which may tell its number of classes, and the image of one sample."""
+    @property
+    def batch_size(self) -> int:
+        """Samples per process and batch; beside a datamodule, its own. Lightning's batch-size finder may set it."""
+        try:
+            return int(self.inner.batch_size)
+        except AttributeError:
+            if "batch_size" in self.inner.hparams:
+                return int(self.inner.hparams["batch_size"])
+            raise ConfigurationError(
+                f"{self._name} has no batch_size: its loaders set the size of batches. To find one, let {self._name} "
+                "have an attribute batch_size that its loaders use."
+            ) from None
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.inner.batch_size = value
+        if "batch_size" in self.inner.hparams:
+            self.inner.hparams["batch_size"] = value
+
+    def _look(self) -> Tensor:
+        """Return the image of one sample."""
         if isinstance(self.inner, DatasetDataModule):
-            source = next((data for data in map(self.dataset, PARTS) if data is not None), None)
+            source: Any = next((data for data in map(self.dataset, PARTS) if data is not None), None)
             if source is None:
                 raise ConfigurationError("PairedDataModule has no data: give it a datamodule, or train=a dataset.")
-            return source, source[0][0]
-        part = next((part for part in PARTS if _defines(self.inner, f"{part}_dataloader")), None)
+            return self._reader("a sample").samples([source[0]], labelled=False)[0][0]
+        stage = {"validate": "val", "test": "test", "predict": "predict"}.get(
+            str(self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else ""), "train"
+        )
+        # a datamodule may set up for the running stage alone
+        parts = sorted(PARTS, key=lambda part: part != stage)
+        part = next((part for part in parts if defines(self.inner, f"{part}_dataloader")), None)
         if part is None:
-            raise ConfigurationError(f"{type(self.inner).__name__} defines no dataloader.")
+            raise ConfigurationError(f"{self._name} defines no dataloader.")
         with isolate_rng():  # a look must not change the order of a shuffling loader
-            return self.inner, next(iter(self.loader(part)))[0][0]
+            try:
+                for batch in flat_loaders(self.loader(part))[0]:
+                    batch = self.inner.on_before_batch_transfer(batch, 0)
+                    if self._reads_late:
+                        batch = self.inner.on_after_batch_transfer(batch, 0)
+                    return self._reader().batch(batch, labelled=False)[0][0]
+            except (AttributeError, TypeError) as error:  # of the datamodule; getattr would hide the first
+                reason = str(error).splitlines()[0][:200]
+                raise DataError(f"{self._name}: its {part}_dataloader gives no batch to look at: {reason}") from error
+        raise DataError(f"{self._name}: its {part}_dataloader gives no batch.")
+
+    def _reader(self, where: str | None = None) -> Reader:
+        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range)
 
     def settle_seed(self) -> int:
         """Return the seed in force: the given one, else that of ``seed_everything``, else 0."""
@@ -169,31 +274,42 @@ class PairedDataModule(Recorded, PartDataModule):
     def on_exception(self, exception: BaseException) -> None:
         self.inner.on_exception(exception)
 
+    def has_data(self, part: Part) -> bool:
+        """Tell whether there is data of a part."""
+        if isinstance(self.inner, DatasetDataModule):
+            return self.dataset(part) is not None
+        return defines(self.inner, f"{part}_dataloader")
+
     def loader(self, part: Part) -> Any:
-        """Return the loader of the wrapped datamodule; an empty list if it has none."""
+        """Return the loader of the wrapped datamodule.
+
+        Raises:
+            ConfigurationError: The running stage has no data, or several loaders although it is not ``predict``.
+        """
+        if isinstance(self.inner, DatasetDataModule):
+            return self.inner.loader(part)
         loaders = {
             "train": self.inner.train_dataloader,
             "val": self.inner.val_dataloader,
             "test": self.inner.test_dataloader,
             "predict": self.inner.predict_dataloader,
         }
-        return loaders[part]() if _defines(self.inner, f"{part}_dataloader") else NoLoader()
+        made = loaders[part]() if defines(self.inner, f"{part}_dataloader") else None
+        optional = part == "val" and (self.trainer is None or self.trainer.state.fn != "validate")
+        return usable(made, f"{part}_dataloader of {self._name}", part, optional)
 
     # ---------------------------------------------------------------- pairs
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check what the loaders of another datamodule give, while it is still on the CPU."""
+        """Read and check what the loaders of another datamodule give, while it is still on the CPU."""
         batch = self.inner.on_before_batch_transfer(batch, dataloader_idx)
-        if not isinstance(batch, IndexedBatch) and (self.trainer is None or not self.trainer.predicting):
-            name = type(self.inner).__name__
-            pair = batch[:2] if isinstance(batch, list | tuple) else ()
-            if len(pair) < 2 or not all(isinstance(part, Tensor) for part in pair):
-                raise DataError(
-                    f"{name} gives {type(batch).__name__}, and batches that begin (image, target) "
-                    "are needed: let its collate_fn return them."
-                )
-            check_samples(batch[0], batch[1], self.num_classes, f"a batch of {name}")
-        return batch
+        if isinstance(self.inner, DatasetDataModule) and isinstance(batch, IndexedBatch):
+            image = self._in_dtype(batch.image)
+            if image is batch.image:  # it was checked when it was loaded
+                return batch
+            check_pixels(image, f"a batch of {self._name} in {image.dtype}")
+            return IndexedBatch(image, batch.target, batch.sample)
+        return batch if self._reads_late else self._read(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return self.inner.transfer_batch_to_device(batch, device, dataloader_idx)
@@ -202,13 +318,37 @@ class PairedDataModule(Recorded, PartDataModule):
         """Make a :class:`PairedBatch`, on the device; images alone for prediction."""
         trainer: Any = self.trainer
         batch = self.inner.on_after_batch_transfer(batch, dataloader_idx)
+        if self._reads_late:
+            batch = self._read(batch, dataloader_idx)
         if trainer.predicting:
-            image = batch[0] if isinstance(batch, list | tuple) else batch
-            return float_pixels(image, trainer.lightning_module.dtype)
-        image, target = batch[:2]
-        numbered = isinstance(batch, IndexedBatch)
-        index = batch.sample if numbered else self._numbers(len(target), dataloader_idx).to(target.device)
-        return self.pair(image, target, index, training=bool(trainer.training))
+            return float_pixels(batch.image, trainer.lightning_module.dtype)
+        return self.pair(batch.image, batch.target, batch.sample, training=bool(trainer.training))
+
+    def _read(self, batch: Any, dataloader_idx: int) -> IndexedBatch:
+        """Read and check a batch of another datamodule."""
+        if isinstance(batch, PairedBatch):
+            raise ConfigurationError(f"{self._name} gives paired batches already: use it without PairedDataModule.")
+        trainer, reader = self.trainer, self._reader()
+        image, target = reader.batch(batch, labelled=trainer is None or not trainer.predicting)
+        image = self._in_dtype(image)
+        number = 0 if trainer is None else batches_begun(trainer)
+        if isinstance(batch, IndexedBatch):
+            index = batch.sample
+        else:
+            rank = 0 if trainer is None else trainer.global_rank
+            index = sample_numbers(len(image), number, rank, dataloader_idx).to(image.device)
+        if target is None:
+            check_pixels(image, reader.where)
+            return IndexedBatch(image, torch.full_like(index, -1), index)
+        image, target = checked(image, target.to(image.device), self.num_classes, reader.where, wait=number == 0)
+        return IndexedBatch(image, target, index)
+
+    def _in_dtype(self, image: Tensor) -> Tensor:
+        """Return images in the dtype of the module; on the CPU, uint8 is kept, because it is sent faster."""
+        dtype: Any = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
+        if image.device.type == "cpu" and image.dtype in (dtype, torch.uint8):
+            return image
+        return float_pixels(image, dtype).to(dtype)
 
     def pair(self, image: Tensor, target: Tensor, index: Tensor, training: bool) -> PairedBatch:
         """Corrupt and augment images, and draw their negatives.
@@ -224,8 +364,8 @@ class PairedDataModule(Recorded, PartDataModule):
         # training and evaluation data both count their samples from 0, and must not share draws
         generator = Draws(seed, epoch, index if training else ~index)
         module = trainer.lightning_module if trainer else None
-        # Lightning converts floating point batches itself
-        image = float_pixels(image, module.dtype if module is not None else torch.float32)  # type: ignore[arg-type]
+        dtype: Any = torch.float32 if module is None else module.dtype
+        image = float_pixels(image, dtype).to(dtype)
         if training and self.corruption is not None and self._corrupts_batches:
             image, target = self.corruption.of_batch(image, target, num_classes=self.num_classes, seed=seed)
         if training and self.augmentation is not None:
@@ -241,24 +381,8 @@ class PairedDataModule(Recorded, PartDataModule):
         if self.corruption is None:
             return train
         self._corrupts_batches = False
-        classes = count_classes(train) if self._num_classes is None else self._num_classes
-        worse = self.corruption.of_set(train.image, train.target, num_classes=classes, seed=self.settle_seed())
+        worse = self.corruption.of_set(train.image, train.target, num_classes=self.num_classes, seed=self.settle_seed())
         return InMemoryDataset(*worse)
-
-    def _numbers(self, size: int, dataloader_idx: int) -> Tensor:
-        """Return numbers for the samples of a loader that gives none, distinct over rank, batch and loader."""
-        trainer = self.trainer
-        assert trainer is not None
-        epoch_loop = trainer.fit_loop.epoch_loop
-        loop: Any = {
-            "train": epoch_loop,
-            "validate": epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
-            "sanity_check": epoch_loop.val_loop,
-            "test": trainer.test_loop,
-        }[str(trainer.state.stage.value if trainer.state.stage else "train")]
-        batch = loop.batch_progress.current.ready  # batches begun before this one
-        start = ((trainer.global_rank << 8 | dataloader_idx) << 32 | batch) << 20
-        return torch.arange(start, start + size)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -267,14 +391,18 @@ class PairedDataModule(Recorded, PartDataModule):
         return {"seed": self.seed, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the draws of the checkpoint."""
+        """Continue with the draws of the checkpoint.
+
+        Raises:
+            CheckpointError: Another seed was given.
+        """
+        given = self.init_arguments().get("seed")
+        if given is not None and given != state_dict["seed"]:
+            raise CheckpointError(
+                f"the data have seed={given} here and {state_dict['seed']} in the checkpoint, whose run goes on with "
+                "its own: leave seed out."
+            )
         if state_dict["seed"] != self.seed and isinstance(self.inner, DatasetDataModule):
             self.inner.forget()  # the data may be corrupted by another seed
         self.seed = state_dict["seed"]
         self.inner.load_state_dict(state_dict["inner"])
-
-
-def _defines(datamodule: Any, name: str) -> bool:
-    """Tell whether a datamodule, perhaps one of ``pytorch_lightning``, has its own method of this name."""
-    bases = (cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
-    return is_overridden(name, datamodule, next(bases, L.LightningDataModule))

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
-from intff_lightning.errors import DataError
+from intff_lightning.errors import ConfigurationError, DataError
 
 
 class TorchvisionDataModule(PairedDataModule):
@@ -50,6 +50,9 @@ class TorchvisionDataModule(PairedDataModule):
         **options: Any,
     ) -> None:
         super().__init__(val_size=val_size, num_classes=num_classes, **options)
+        self.refuse(("val_seed",), "the last training images are the validation data")
+        if pad < 0 or (train_size is not None and train_size < 1):
+            raise ConfigurationError(f"pad={pad}, train_size={train_size}: 0 pixels, and 1 image, or more are needed.")
         self.data_dir = Path(data_dir or os.environ.get("INTFF_DATA_DIR") or "data")
         self.download, self.train_size, self.pad, self.rgb = download, train_size, pad, rgb
 

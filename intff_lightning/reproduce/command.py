@@ -17,9 +17,10 @@ from rich.console import Console
 from intff_lightning.errors import ConfigurationError, explain
 from intff_lightning.lightning_compat import quiet
 from intff_lightning.reporting.results import about, write_results
-from intff_lightning.reproduce import configs, figures, tables
+from intff_lightning.reproduce import configs, figures, rounds, tables
 from intff_lightning.reproduce.equivalence import equivalence
-from intff_lightning.reproduce.rows import PROCEDURES, Row, rows_of
+from intff_lightning.reproduce.rounds import GROUP
+from intff_lightning.reproduce.rows import AUTHOR, HELD_OUT, PROCEDURES, Row, rows_of
 from intff_lightning.reproduce.runs import Run
 
 _NOTE = (
@@ -32,6 +33,17 @@ _ABLATION_NOTE = (
     "cosine. Test accuracy of the epoch that was best on 2,000 held out training images. Channels: goodness by class, "
     "no label in the image and no negatives. Both: half cross-entropy, half softplus."
 )
+_ROUNDS_NOTE = (
+    "Test accuracy after the last round, after the round with the best validation accuracy, and after the round with "
+    "the best test accuracy. The last of these is no result: it selects on the test data, and shows what that gives. "
+    "Unit 0 alone, validation and live are measured after the last round. Live k: neurons of layer k whose output is "
+    "above zero for at least one training image under its own label."
+)
+_VALIDATION_NOTES = {
+    "author": "Validation: the last 5,000 training images without corruption. The author holds no images out, so the "
+    "network has also been trained on these, corrupted where the training set is.",
+    HELD_OUT: "Validation: the last 5,000 training images without corruption, on which the network is not trained.",
+}
 _QUICK_NOTE = "A quick look: two epochs on a thousand images. These figures mean nothing."
 
 
@@ -79,7 +91,16 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*PROCEDURES, "both", "all"],
         default="tuned",
         help="tuned: ours (default); channels: ours with goodness by class (IntFF and FF); author: the author's, up to "
-        "two hours per run on two cores; both: tuned and author; all: all three",
+        "two hours per run on two cores; author_held_out: the author's without the last 5,000 training images, which "
+        "are for validation; both: tuned and author; all: tuned, channels and author",
+    )
+    parser.add_argument(
+        "--only_seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="train only these of the seeds, and write no table: for runs started side by side. The same command "
+        "without this option then puts the runs together",
     )
 
 
@@ -167,12 +188,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace, line: str) -> None:
-    options = {"seeds": 1, "jobs": 1, "procedure": "tuned", "rows": None, "configs": None, **vars(arguments)}
+    options: dict[str, Any] = {"seeds": 1, "jobs": 1, "procedure": "tuned", "rows": None, "configs": None}
+    options |= {"only_seeds": None, **vars(arguments)}
     commands = [command for command in COMMANDS if arguments.name in (command.name, "all")]
     out: Path = arguments.out or Path("reproduced_quick" if arguments.quick else "reproduced")
     if options["seeds"] < 1 or options["jobs"] < 1:
         raise ConfigurationError(f"--seeds {options['seeds']} and --jobs {options['jobs']} must be 1 or more.")
-    names = {"both": ("tuned", "author"), "all": PROCEDURES}.get(options["procedure"], (options["procedure"],))
+    named = {"both": ("tuned", "author"), "all": ("tuned", "channels", "author")}
+    names = named.get(options["procedure"], (options["procedure"],))
     plan = {command.name: _with_procedures(command.chosen(options["rows"]), names) for command in commands}
     if not any(plan.values()) and any(command.rows for command in commands):
         raise ConfigurationError(f"--procedure {options['procedure']}: these rows lack it (BP has tuned and author).")
@@ -192,7 +215,16 @@ def _reproduce(arguments: argparse.Namespace, line: str) -> None:
         for row, procedure in plan[command.name]
         for seed in range(1 if command.one_seed else options["seeds"])
     }
+    if options["only_seeds"] is not None:
+        seeds = {key[2] for key in runs}
+        if not seeds.issuperset(options["only_seeds"]):
+            asked = " ".join(map(str, options["only_seeds"]))
+            raise ConfigurationError(f"--only_seeds {asked}: the seeds are 0 to {max(seeds)}; --seeds N makes more.")
+        runs = {key: run for key, run in runs.items() if key[2] in options["only_seeds"]}
     results = _train(runs.values(), arguments.data_dir, out / "runs", options["jobs"])
+    if options["only_seeds"] is not None:
+        print("no table is written; the same command without --only_seeds puts the runs together")
+        return
     console = Console(width=None if sys.stdout.isatty() else 150)  # a file has no width of its own
     for command in commands:
         png = out / f"{command.name}.png"
@@ -212,7 +244,41 @@ def _reproduce(arguments: argparse.Namespace, line: str) -> None:
         if command.draw is not None:
             command.draw(table, png)
         paths = write_results(command.name, out, table, text) + ([png] if png.is_file() else [])
+        for procedure in AUTHOR:
+            records = [
+                {**{name: vars(row)[name] for name in GROUP}, "seed": seed, **measured}
+                for (row, name, seed), run in runs.items()
+                if row.table == command.name and name == procedure
+                for measured in results[run.name]["rounds"]
+            ]
+            if records:
+                paths += _write_rounds(command, procedure, records, out, arguments.quick)
         print("written: " + ", ".join(str(path) for path in paths))
+
+
+def _write_rounds(
+    command: Command, procedure: str, records: list[dict[str, Any]], out: Path, quick: bool
+) -> list[Path]:
+    """Write every round of the author's procedure as CSV, what each rule of stopping gives, and the curves."""
+    name = f"{command.name}_{procedure}"
+    path, png = out / f"{name}.csv", out / f"{name}.png"
+    trained = {tuple(row[column] for column in GROUP) for row in records}
+    kept = rounds.read_table(path) if path.is_file() else []
+    records += [row for row in kept if tuple(row[column] for column in GROUP) not in trained]
+    order = [tuple(vars(row)[column] for column in GROUP) for row in command.rows]
+    records.sort(key=lambda row: order.index(tuple(row[column] for column in GROUP)))  # keeps the order of the rounds
+    rounds.write_table(path, records)
+    records = rounds.read_table(path)  # so that the file alone gives the table
+    figures.draw_rounds(records, png)
+    lines = rounds.summarize_rounds(records)
+    text = tables.rounds_markdown(*rounds_text(command, procedure, quick), lines)
+    return [path, *write_results(name, out, lines, text), png]
+
+
+def rounds_text(command: Command, procedure: str, quick: bool = False) -> tuple[str, str]:
+    """Return the title and the note of the table of rounds."""
+    title = f"{command.title}: the author's procedure, round by round"
+    return title, _QUICK_NOTE if quick else f"{_ROUNDS_NOTE} {_VALIDATION_NOTES[procedure]}"
 
 
 def _check_kind(path: Path, quick: bool) -> None:

@@ -29,17 +29,17 @@ def config(row: Row, kind: str) -> dict[str, Any]:
     return {
         "seed_everything": 0,
         "trainer": {"max_epochs": made.epochs},
-        "model": _lean(to_recipe(made.module)),
-        "data": _lean(data),
+        "model": lean(to_recipe(made.module)),
+        "data": lean(data),
     }
 
 
-def _lean(value: Any) -> Any:
-    """Leave out arguments that are ``None``, and empty ``init_args``."""
+def lean(value: Any) -> Any:
+    """Return a recipe without arguments that are ``None`` and without empty ``init_args``."""
     if isinstance(value, list):
-        return [_lean(item) for item in value]
+        return [lean(item) for item in value]
     if isinstance(value, dict):
-        return {name: _lean(item) for name, item in value.items() if item is not None and item != {}}
+        return {name: lean(item) for name, item in value.items() if item is not None and item != {}}
     return value
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no window
 from intff_lightning.corruptions import PaperMixture
 from intff_lightning.datamodules import InMemoryDataset, MNISTDataModule
 from intff_lightning.reporting.plots import STYLES, save
+from intff_lightning.reproduce.rounds import GROUP
 
 # by algorithm, and whether goodness is by class
 _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
@@ -112,6 +114,54 @@ def draw_robustness(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in (shares, kinds):
         axes.grid(True, alpha=0.3)
         axes.legend()
+    save(figure, path)
+
+
+def draw_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw test accuracy and live neurons over the rounds, one column of two panels per network.
+
+    Args:
+        rows: Rounds of :class:`~intff_lightning.reproduce.rounds.RoundRecord`, each with its ``seed`` and the columns
+            of :data:`~intff_lightning.reproduce.rounds.GROUP`.
+        path: The file.
+    """
+    groups: dict[tuple[Any, ...], dict[int, list[dict[str, Any]]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in GROUP), {}).setdefault(row["seed"], []).append(row)
+    figure = Figure(figsize=(1.8 + 2.7 * len(groups), 4.8), layout="constrained")
+    panels = figure.subplots(2, len(groups), squeeze=False, sharex="col")
+    for (above, below), (group, seeds) in zip(panels.T, groups.items(), strict=True):
+        runs = list(seeds.values())
+        at = [row["round"] for row in runs[0]]
+
+        def mean(name: str, runs: list[list[dict[str, Any]]] = runs) -> list[float]:
+            return [fmean(row[name] for row in rows) for rows in zip(*runs, strict=True)]
+
+        for run in runs:
+            above.plot(at, [row["test"] for row in run], color="0.7", linewidth=0.8)
+        above.plot([], [], color="0.7", linewidth=0.8, label="each seed")
+        above.plot(at, mean("test"), color="black", label="mean")
+        if "test_unit_0" in runs[0][0]:
+            above.plot(at, mean("test_unit_0"), "--", color=STYLES[0]["color"], label="mean,\nunit 0 alone")
+        final = [run[-1]["test"] for run in runs]
+        above.set_title(f"{_STYLES[group[0], False]['label']} {group[1]}", fontsize=9)
+        above.set_ylim(max(0, min(final) - 15), 100)
+        layers = [name for name in runs[0][0] if name.startswith("live_")]
+        for layer, style in zip(layers, STYLES, strict=False):
+            every = max(1, len(at) // 6)
+            below.plot(at, mean(layer), **style, markevery=every, markersize=4, label=f"layer {layer[5:]}, mean")
+        for run in runs:  # the seeds differ most in the first layer
+            below.plot(at, [row[layers[0]] for row in run], color="0.7", linewidth=0.8, zorder=1)
+        below.plot([], [], color="0.7", linewidth=0.8, label="layer 1,\neach seed")
+        below.set(xlabel="round", ylim=(0, None))
+        below.xaxis.get_major_locator().set_params(integer=True)
+    panels[0, 0].set_ylabel("test accuracy (%)")
+    panels[1, 0].set_ylabel("live neurons")
+    for line in panels:
+        for axes in line:
+            axes.grid(True, alpha=0.3)
+        fullest = max(line, key=lambda axes: len(axes.get_legend_handles_labels()[0]))
+        line[-1].legend(*fullest.get_legend_handles_labels(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path)
 
 

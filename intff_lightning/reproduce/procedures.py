@@ -18,8 +18,9 @@ from intff_lightning.network import Network
 from intff_lightning.optim import CosineDecay, KerasAdam
 from intff_lightning.recipe import Recorded
 from intff_lightning.reproduce.ablation import EPOCHS, make_ablation
-from intff_lightning.reproduce.rows import CONVOLUTION, Row
+from intff_lightning.reproduce.rows import AUTHOR, CONVOLUTION, HELD_OUT, Row
 from intff_lightning.units import DenseUnit, HiddenUnit
+from intff_lightning.units.hidden import initialize
 
 _CORRUPTIONS: dict[str, type[Corruption]] = {
     "mixture": PaperMixture,
@@ -67,12 +68,23 @@ class Convolution(Recorded, nn.Sequential):
                 nn.init.zeros_(layer.bias)
 
 
+class KerasBackprop(BackpropModule):
+    """Backpropagation whose softmax layer starts as in Keras: Glorot uniform weights, zero bias."""
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().build(input_shape, num_classes)
+        for layer in self.head.modules():
+            if isinstance(layer, nn.Linear):
+                initialize(layer, "glorot_uniform")
+
+
 def make_procedure(row: Row, name: str, seed: int, data_dir: str, quick: bool = False) -> Procedure:
     """Make the module and the data of a row.
 
     Args:
         row: Row of a table.
-        name: ``author``, ``tuned``, or ``channels``: ours with goodness by class instead of labels in the image.
+        name: ``author``, ``author_held_out``, ``tuned``, or ``channels``: ours with goodness by class instead of labels
+            in the image.
         seed: Seed of the data's order, negatives, augmentation and corruption.
         data_dir: Folder of MNIST.
         quick: Two epochs on a thousand images; the author's procedure with two inner steps.
@@ -85,7 +97,9 @@ def make_procedure(row: Row, name: str, seed: int, data_dir: str, quick: bool = 
         module, data = make_ablation(row.network, options)
         epochs = 2 if quick else EPOCHS
         return Procedure(module, MNISTDataModule(**data), epochs, epochs)
-    return _author(row, options, quick) if name == "author" else _tuned(row, name, options, quick)
+    if name == HELD_OUT:
+        options = {"train_size": 55_000, **options}  # the last 5,000 are for validation
+    return _author(row, options, quick) if name in AUTHOR else _tuned(row, name, options, quick)
 
 
 def _author(row: Row, options: dict[str, Any], quick: bool) -> Procedure:
@@ -95,8 +109,8 @@ def _author(row: Row, options: dict[str, Any], quick: bool) -> Procedure:
         data = MNISTDataModule(val_size=0, batch_size=128, **options)
         # Keras's Adadelta: its learning rate is 0.001, where torch's is 1
         optimizer = functools.partial(torch.optim.Adadelta, lr=0.001, rho=0.95, eps=1e-7)
-        epochs = 2 if quick else 1500 if clean else 500
-        return Procedure(BackpropModule(_bp_body(row, author=True), optimizer=optimizer), data, epochs, epochs)
+        epochs = 2 if quick else 1500 if clean and row.network != CONVOLUTION else 500
+        return Procedure(KerasBackprop(_bp_body(row, author=True), optimizer=optimizer), data, epochs, epochs)
     inner = 2 if quick else 50
     epochs = 2 if quick else 100 if clean else 15 if row.algorithm == "ff" else 25
     count = len(row.units)

@@ -16,8 +16,10 @@ from intff_lightning.callbacks import BestCheckpoint, GoodnessAccuracy, Goodness
 from intff_lightning.checkpoints import AtomicCheckpointIO
 from intff_lightning.files import atomic_write
 from intff_lightning.recipe import to_recipe
+from intff_lightning.reproduce.configs import lean
 from intff_lightning.reproduce.procedures import make_procedure
-from intff_lightning.reproduce.rows import Row
+from intff_lightning.reproduce.rounds import RoundRecord
+from intff_lightning.reproduce.rows import AUTHOR, Row
 
 
 class _History(Callback):
@@ -91,13 +93,18 @@ class Run:
 
         Returns:
             ``test_accuracy`` (percent), ``unit_accuracy`` (of each unit alone, percent), ``parameters``, ``epochs``,
-            ``passes`` (over the training set, of each unit), ``seconds`` (of training, validation included) and
-            ``history`` (the metrics of each epoch).
+            ``passes`` (over the training set, of each unit), ``seconds`` (of training, validation included),
+            ``history`` (the metrics of each epoch) and, by the author's procedures, ``rounds`` (the record of
+            :class:`~intff_lightning.reproduce.rounds.RoundRecord`, which is in ``rounds.csv`` while the run trains).
         """
         L.seed_everything(self.seed, verbose=False)
         made = make_procedure(self.row, self.procedure, self.seed, data_dir, self.quick)
-        plain = {"module": to_recipe(made.module), "data": to_recipe(made.data), "epochs": made.epochs}
+        # without arguments that are None: a new option of the package must not start finished runs anew
+        plain = {"module": lean(to_recipe(made.module)), "data": lean(to_recipe(made.data)), "epochs": made.epochs}
         plain["data"]["init_args"].pop("data_dir")  # a moved folder must not start runs anew
+        recorded = self.procedure in AUTHOR
+        if recorded:
+            plain["record"] = "rounds"  # a run without it starts anew
         folder = folder / self.name
         done = folder / "result.json"
         if _read(folder / "recipe.json") != plain:
@@ -107,12 +114,19 @@ class Run:
         earlier: dict[str, Any] | None = _read(done)
         if earlier is not None:
             return earlier
-        history = _History(say)
+        history, rounds = _History(say), RoundRecord(folder / "rounds.csv", made.data)
         best, last = BestCheckpoint(), LastCheckpoint()
         last.dirpath = best.dirpath = str(folder)
         trainer = L.Trainer(
             max_epochs=made.epochs,
-            callbacks=[GoodnessLogger(auroc_bins=0), GoodnessAccuracy(), history, best, last],
+            callbacks=[
+                GoodnessLogger(auroc_values=0),
+                GoodnessAccuracy(),
+                history,
+                *([rounds] if recorded else []),  # after the history, whose seconds are those of the training
+                best,
+                last,
+            ],
             plugins=[AtomicCheckpointIO()],
             logger=False,
             devices=1,
@@ -125,7 +139,10 @@ class Run:
         trainer.fit(made.module, made.data, ckpt_path=str(resumable) if resumable.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        epochs = list(history.epochs)  # the test below loads the callbacks' state at the best epoch
+        epochs, record = (
+            list(history.epochs),
+            list(rounds.rounds),
+        )  # the test below loads the callbacks' state at the best epoch
         chosen = best.best_model_path or str(resumable)
         (metrics,) = trainer.test(made.module, datamodule=made.data, ckpt_path=chosen, verbose=False)
         units = [name for name in metrics if name.startswith("test/accuracy/unit_")]
@@ -140,6 +157,7 @@ class Run:
             "device": str(trainer.strategy.root_device.type),
             "quick": self.quick,
             "history": epochs,
+            **({"rounds": record} if recorded else {}),
         }
         _write(done, written)
         for checkpoint in folder.glob("*.ckpt"):

@@ -118,6 +118,34 @@ def _document(head: list[str], header: list[str], lines: list[list[str]]) -> str
     return "\n".join([*head, "", markdown_table(header, lines)])
 
 
+def rounds_markdown(title: str, note: str, lines: Sequence[dict[str, Any]]) -> str:
+    """Return the table of :func:`~intff_lightning.reproduce.rounds.summarize_rounds` for a file."""
+    layers = max(len(line["live"]) for line in lines)
+    several = len({(line["corruption"], line["rate"]) for line in lines}) > 1
+    names = {
+        "last": "last round %",
+        "best_validation": "best on validation %",
+        "best_validation_round": "its round",
+        "best_test": "best on test %",
+        "best_test_round": "its round",
+        "unit_0": "unit 0 alone %",
+        "validation": "validation %",
+    }
+    header = ["algorithm", "network", *(["training set"] if several else []), "seed", *names.values()]
+    header += [f"live {k}" for k in range(1, layers + 1)]
+    cells = []
+    for line in lines:
+        live = line["live"] + [None] * (layers - len(line["live"]))
+        place = [_COLUMNS[name][1](line) for name in ("algorithm", "network", *(["corruption"] if several else []))]
+        numbers = ["" if value is None else _number(value) for value in [*(line.get(name) for name in names), *live]]
+        cells.append([*place, str(line["seed"]), *numbers])
+    return _document([f"# {title}", "", note], header, cells)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
 _ALWAYS = ("table", "command", "versions", "machine", "date")
 
 

@@ -33,29 +33,6 @@ class Tokens(nn.Module):
         return (tokens.flatten(2).transpose(1, 2) if x.ndim == 4 else tokens) + self.position
 
 
-class AttentionBlock(nn.Module):
-    """A pre-norm transformer block: self-attention, then two dense layers, each added to its input.
-
-    Args:
-        width: Number of features per token.
-        heads: Number of attention heads.
-        expansion: Number of neurons between the two dense layers, as a multiple of ``width``.
-    """
-
-    def __init__(self, width: int, heads: int, expansion: float) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        inner = round(expansion * width)
-        self.dense = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norms[0](x)
-        x = x + self.attention(h, h, h, need_weights=False)[0]
-        y: Tensor = x + self.dense(self.norms[1](x))
-        return y
-
-
 class AttentionUnit(HiddenUnit):
     """A unit of self-attention: tokens, ``blocks`` pre-norm transformer blocks, and a dense output layer.
 
@@ -102,7 +79,12 @@ class AttentionUnit(HiddenUnit):
         output = nn.Sequential(
             nn.LayerNorm(self.width), nn.Linear(self.width, self.width), activation_layer(self.activation)
         )
-        blocks = [AttentionBlock(self.width, self.heads, self.expansion) for _ in range(self.blocks)]
+        inner = round(self.expansion * self.width)
+        options: dict[str, Any] = {"dropout": 0.0, "activation": nn.functional.gelu, "norm_first": True}
+        blocks = [
+            nn.TransformerEncoderLayer(self.width, self.heads, inner, batch_first=True, **options)
+            for _ in range(self.blocks)
+        ]
         return nn.Sequential(Tokens(input_shape, self.patch, self.width), *blocks, output)
 
     def describe(self) -> str:

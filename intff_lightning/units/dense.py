@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.functional import at_least_float32
+from intff_lightning.functional import HALF, l2_norm, scale_samples
 from intff_lightning.labels import LabelledImages
 from intff_lightning.lightning_compat import is_watched
 from intff_lightning.local import ScaleNormalization
@@ -66,8 +66,8 @@ class DenseUnit(HiddenUnit):
     def _read_apart(self, x: LabelledImages, first: nn.Sequential) -> Tensor:
         r"""Apply the first layer to images and labels apart, so that each image is read once and is not copied.
 
-        The label is one-hot with the value v in the first features, and the image holds the others. The factor
-        :math:`s` of the normalization is the same for every label, so
+        The label is one-hot with the value v in the first features, or in the last ones if the encoder appends it, and
+        the image holds the others. The factor :math:`s` of the normalization is the same for every label, so
 
         .. math:: W \, s \, (v \, e_\text{label}, \text{image}) + b
             = s \, W_\text{image} \, \text{image} + b + s v \, W_{\cdot, \text{label}}
@@ -79,14 +79,20 @@ class DenseUnit(HiddenUnit):
         if value is None or not plain or not isinstance(self.normalization, ScaleNormalization):
             dense: Tensor = first(self.normalization(x.dense()).flatten(1))
             return dense
-        classes, features = x.encoder.num_classes, linear.in_features
-        image = x.image.flatten(1)[:, classes:]
-        norm = torch.linalg.vector_norm(at_least_float32(image), dim=1, keepdim=True)
-        norm = (norm.square() + at_least_float32(value).square()).sqrt()  # ONNX has no hypot
-        columns, weight = torch.split(linear.weight, [classes, features - classes], dim=1)
-        product = nn.functional.linear(image, weight)
-        scale = self.normalization.scale(norm, features).to(product.dtype)
-        shared = torch.addcmul(linear.bias.to(product.dtype), product, scale)  # (B, N)
+        classes, features, image = x.encoder.num_classes, linear.in_features, x.image.flatten(1)
+        if x.encoder.appends:
+            weight, columns = torch.split(linear.weight, [features - classes, classes], dim=1)
+        else:
+            image = image[:, classes:]
+            columns, weight = torch.split(linear.weight, [classes, features - classes], dim=1)
+        norm = l2_norm(image).unsqueeze(1)
+        norm = (norm.square() + value.to(norm.dtype).square()).sqrt()  # ONNX has no hypot
+        scale = self.normalization.scale(norm, features)
+        if image.dtype in HALF or torch.is_autocast_enabled(image.device.type):
+            # neither the factor nor the product of the image as it is may fit into half precision
+            shared = nn.functional.linear(scale_samples(image, scale), weight, linear.bias)  # (B, N)
+        else:
+            shared = torch.addcmul(linear.bias, nn.functional.linear(image, weight), scale)
         columns, value = columns.T.to(shared.dtype), (scale * value).to(shared.dtype)
         if x.label.shape[0] == 1:  # the same labels under every image
             h = torch.addcmul(shared, value, columns[x.label[0]].unsqueeze(1)).flatten(0, 1)  # (L, B, N)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
 from intff_lightning.modes import evaluating
@@ -52,6 +53,7 @@ class HiddenUnit(RecordedModule):
         self.optimizer, self.scheduler, self.gradient_clip_val = optimizer, scheduler, gradient_clip_val
         own = {"normalization": normalization, "goodness": goodness, "loss": loss}
         self._own_parts = {name for name, part in own.items() if part is not None}
+        self._frozen = False
 
     def use_defaults(self, **parts: nn.Module | None) -> None:
         """Take copies of the parts that this unit was not given: ``normalization``, ``goodness`` and ``loss``."""
@@ -73,7 +75,10 @@ class HiddenUnit(RecordedModule):
         Raises:
             ConfigurationError: The body does not accept the input, or the goodness does not accept the body's output.
         """
-        self.body = self.make_body(input_shape)
+        made = self.make_body(input_shape)
+        if self._frozen and made is not self.body:
+            made.requires_grad_(False)
+        self.body = made
         like = next(self.parameters(), torch.empty(0))
         try:
             # eval mode: a look at the shapes must not move batch statistics or draw dropout masks
@@ -90,6 +95,12 @@ class HiddenUnit(RecordedModule):
         expected = (2, num_classes) if self.goodness.by_class else (2,)
         if tuple(goodness.shape) != expected:
             raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; {expected} is needed.")
+
+    def requires_grad_(self, requires_grad: bool = True) -> "HiddenUnit":
+        """Freeze or unfreeze the unit; layers that :meth:`setup` makes later are frozen with it."""
+        self._frozen = not requires_grad
+        super().requires_grad_(requires_grad)
+        return self
 
     def forward(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the activations ``(B, *)`` of the output neurons.
@@ -147,21 +158,79 @@ def activation_layer(name: str) -> nn.Module:
 class UnitStack(nn.ModuleList):
     """The hidden units of a network, in order.
 
+    ``append`` adds a unit, also to a network that is built or trained: the unit is set up for the output of the last
+    one, votes unless ``vote`` was given, and is recorded in checkpoints. ``stack[k] = unit`` replaces a unit.
+
     Args:
         units: Hidden units, recipes of units, or plain modules, which become the bodies of units.
+        **defaults: Parts for units that have none of their own, see :meth:`HiddenUnit.use_defaults`.
 
     Raises:
-        ConfigurationError: There is no unit, or one is not a module.
+        ConfigurationError: There is no unit, or one is not a module or does not fit the others.
     """
 
-    def __init__(self, units: Iterable[Any]) -> None:
-        members = from_recipe(list(units))
-        for k, unit in enumerate(members):
-            if not isinstance(unit, nn.Module):
-                raise ConfigurationError(f"unit_{k} is {unit!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
-        if not members:
+    def __init__(self, units: Iterable[Any], **defaults: nn.Module | None) -> None:
+        super().__init__()
+        self._defaults = {name: from_recipe(part) for name, part in defaults.items()}
+        self._sizes: tuple[tuple[int, ...], int] | None = None
+        self.extend(from_recipe(list(units)))
+        if not len(self):
             raise ConfigurationError("units is empty: a network needs one hidden unit or more.")
-        super().__init__(unit if isinstance(unit, HiddenUnit) else HiddenUnit(unit) for unit in members)
+        self._given = list(self)
+
+    @property
+    def changed(self) -> bool:
+        """Whether units were added, replaced or removed since the stack was made."""
+        return list(self) != self._given
+
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        """Set up every unit for the output of the one before; see :meth:`HiddenUnit.setup`."""
+        self._sizes = input_shape, num_classes
+        for k, unit in enumerate(self):
+            self._setup_unit(k, unit)
+
+    def forward(self, x: Tensor | LabelledImages) -> Tensor:
+        """Return the goodness of every unit for inputs ``(B, *)``: ``(U, B)``, or ``(U, B, C)`` by class."""
+        goodness = []
+        for unit in self:
+            x = unit(x)
+            goodness.append(at_least_float32(unit.goodness(x)))
+        return torch.stack(goodness)
+
+    def _setup_unit(self, k: int, unit: HiddenUnit) -> None:
+        assert self._sizes is not None
+        try:
+            unit.setup(self[k - 1].output_shape if k else self._sizes[0], self._sizes[1])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"unit_{k} {error}") from None
+        if next(unit.parameters(), None) is None:
+            raise ConfigurationError(f"unit_{k} has no parameters to train: put its layers into another unit.")
+
+    def _adopted(self, k: int, module: Any) -> HiddenUnit:
+        """Return a module as unit k, set up if the network is built."""
+        if not isinstance(module, nn.Module):
+            raise ConfigurationError(f"unit_{k} is {module!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
+        unit = module if isinstance(module, HiddenUnit) else HiddenUnit(module)
+        unit.use_defaults(**self._defaults)
+        if self._sizes is not None:
+            if unit.goodness.by_class != self[0].goodness.by_class:
+                raise ConfigurationError("goodness by class (ChannelGoodness) is for all units, or for none of them.")
+            self._setup_unit(k, unit)
+            unit.to(next(self.parameters()))
+        return unit
+
+    def append(self, module: nn.Module) -> "UnitStack":
+        self.add_module(str(len(self)), self._adopted(len(self), module))
+        return self
+
+    def extend(self, modules: Iterable[nn.Module]) -> "UnitStack":
+        for module in modules:
+            self.append(module)
+        return self
+
+    def __setitem__(self, index: int, module: nn.Module) -> None:
+        k = range(len(self))[index]
+        super().__setitem__(k, self._adopted(k, module))
 
     if TYPE_CHECKING:
 

@@ -46,7 +46,7 @@ def split(model: nn.Module, at: Sequence[str | int], until: str | int | None = N
     pieces = (_slices if plain else _traced)(model, names, until is not None)
     owners: dict[int, int] = {}
     for k, piece in enumerate(pieces):
-        if not any(parameter.requires_grad for parameter in piece.parameters()):
+        if next(piece.parameters(), None) is None:
             raise ConfigurationError(f"piece {k} has no parameters to train: leave out the cut before or after it.")
         for name, parameter in piece.named_parameters():
             if owners.setdefault(id(parameter), k) != k:

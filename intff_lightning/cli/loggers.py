@@ -1,4 +1,4 @@
-"""A CSV logger whose table survives an interrupted run."""
+"""Loggers of a run: a table that survives an interruption, and errors that name the file."""
 
 import csv
 from collections.abc import Mapping
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from intff_lightning.files import storing
 
 Row = Mapping[str, float]
 
@@ -32,6 +34,10 @@ class ResumableCSVLogger(CSVLogger):
             if row.get("step") == str(resume_step - 1) and row not in self._kept:
                 self._kept.append(row)
 
+    def save(self) -> None:
+        with storing(Path(self.log_dir) / "metrics.csv"):
+            super().save()
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
@@ -41,3 +47,11 @@ class ResumableCSVLogger(CSVLogger):
             writer.metrics, self._kept = self._kept, []
             writer.save()
         return writer
+
+
+class EventLogger(TensorBoardLogger):
+    """A TensorBoardLogger that names its file if it cannot be written: a thread writes it, and its error does not."""
+
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None:
+        with storing(Path(self.log_dir) / "events.out.tfevents"):
+            super().log_metrics(metrics, step)

@@ -1,0 +1,77 @@
+"""Checks of the options of datamodules, before any data is read."""
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from intff_lightning.datamodules.datasets import Part
+from intff_lightning.errors import ConfigurationError
+
+
+def check_options(
+    batch_size: int, val_size: float, num_workers: int, keys: list[str] | None, pixel_range: list[float] | None
+) -> None:
+    """Refuse options out of range."""
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size={batch_size}: one sample or more is needed.")
+    if not val_size >= 0 or (val_size >= 1 and val_size != int(val_size)):
+        raise ConfigurationError(f"val_size={val_size}: a number of samples or a share below 1 is needed, 0 or more.")
+    if num_workers < 0:
+        raise ConfigurationError(f"num_workers={num_workers}: 0 processes or more are needed.")
+    if keys is not None and (isinstance(keys, str) or len(keys) != 2):
+        raise ConfigurationError(f"keys={keys}: two names are needed, [IMAGE, LABEL].")
+    check_pixel_range(pixel_range)
+
+
+def check_pixel_range(pixel_range: Sequence[float] | None) -> None:
+    """Refuse what is no range of pixels."""
+    if pixel_range is not None and (
+        len(pixel_range) != 2 or not -math.inf < pixel_range[0] < pixel_range[1] < math.inf
+    ):
+        raise ConfigurationError(f"pixel_range={list(pixel_range)}: two numbers are needed, [LOWEST, HIGHEST].")
+
+
+def check_effects(names: Iterable[str], given: Mapping[str, Any], owner: type, why: str) -> None:
+    """Refuse options of these names that were given, because they would have no effect.
+
+    The command line and recipes give every option. There, one that equals its default was not asked for.
+    """
+    parameters = inspect.signature(owner).parameters
+    everything = given.keys() >= parameters.keys()
+    for name in names:
+        value = given.get(name)
+        if value is not None and not (everything and value == parameters[name].default):
+            shown = f"={value}" if isinstance(value, int | float) else ""
+            raise ConfigurationError(f"{name}{shown} has no effect: {why}. Leave {name} out.")
+
+
+@runtime_checkable
+class _MapStyle(Protocol):
+    """What a map-style data set has."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def check_dataset(part: Part, dataset: Any) -> None:
+    """Refuse what is no map-style data set."""
+    if dataset is None:
+        return
+    if isinstance(dataset, DataLoader | IterableDataset | L.LightningDataModule):
+        raise ConfigurationError(
+            f"{part} is of type {type(dataset).__name__}, and a map-style data set is needed. For loaders of your own, "
+            f"give a LightningDataModule with a {part}_dataloader: PairedDataModule(YourDataModule())."
+        )
+    if isinstance(dataset, Tensor | np.ndarray | Mapping | tuple | str) or not isinstance(dataset, _MapStyle):
+        raise ConfigurationError(
+            f"{part} is of type {type(dataset).__name__}, and a map-style data set of (image, target) is needed, "
+            "for example torch.utils.data.TensorDataset(images, targets)."
+        )
+    if isinstance(dataset, list) and any(isinstance(item, DataLoader) for item in dataset):
+        raise ConfigurationError(f"{part} is a list of loaders, and one data set of (image, target) is needed.")

@@ -1,0 +1,256 @@
+"""The one way by which data enters: samples and batches of any kind become images and classes, or are refused.
+
+A sample or a batch is ``(image, target, ...)`` or a dictionary. Further elements are ignored. Accepted are:
+
+- images: tensors, NumPy arrays and PIL images, or a list of them in a batch. uint8 is scaled from 0..255 to 0..1 on the
+  device, bool becomes 0 and 1, floating point is taken as it is, and ``pixel_range`` tells the range of any other;
+- targets: integers, one per image, as tensors ``(B,)`` or ``(B, 1)``, arrays or lists.
+
+Data sets in memory are checked once, when they are loaded. The batches of any other data are checked one by one on the
+CPU: those of a data set in the process that reads it, those of another datamodule before the transfer. A batch that can
+only be read on an accelerator (plain batches without a ``PairedDataModule``; datamodules with their own
+``on_after_batch_transfer`` or ``transfer_batch_to_device``) is not waited for while a network trains: a sample with a
+label out of range becomes NaN there, and so does the loss, which stops the run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from intff_lightning.errors import ConfigurationError, DataError
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
+"""Names under which a dictionary's image is found."""
+LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+"""Names under which a dictionary's label is found."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads samples and batches; their values are checked by :func:`check_labels` and :func:`check_pixels`.
+
+    Args:
+        where: Name of the data in messages.
+        keys: Names of the image and the label in dictionaries; ``None`` takes the usual names, see ``IMAGE_KEYS`` and
+            ``LABEL_KEYS``, if there is one of each.
+        pixel_range: Lowest and highest value of the pixels, which become 0 and 1; ``None`` takes uint8, bool and
+            floating point as they are, and refuses other integers.
+
+    Raises:
+        DataError: The data is of another kind.
+        ConfigurationError: ``keys`` do not fit the data.
+    """
+
+    where: str
+    keys: Sequence[str] | None = None
+    pixel_range: Sequence[float] | None = None
+
+    def batch(self, batch: Any, labelled: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return the images ``(B, *)`` of a batch, uint8 or floating point, and its classes ``(B,)`` int64.
+
+        Without ``labelled``, the batch may be the images alone, and there are no classes.
+        """
+        images, labels = self._fields(batch, labelled)
+        if isinstance(images, list | tuple):
+            image = self._stacked(images)
+        elif isinstance(images, Image.Image):
+            raise self._refusal("a batch begins with a single PIL image", "Let the loader's collate_fn stack images.")
+        else:
+            image = self.pixels(self.tensor(images))
+        if image.ndim < 2 or not image.numel():
+            raise self._refusal(f"images have shape {tuple(image.shape)}", "A batch (B, *) of one or more is needed.")
+        return image, self.labels(labels, len(image)) if labelled else None
+
+    def samples(self, samples: Sequence[Any], labelled: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return the images ``(B, *)`` of a list of samples, and their classes, as :meth:`batch` does."""
+        images, labels = zip(*(self._fields(sample, labelled) for sample in samples), strict=True)
+        return self._stacked(images), self.labels(labels, len(images)) if labelled else None
+
+    def labels(self, labels: Any, size: int) -> Tensor:
+        """Return the classes ``(B,)`` int64 of ``size`` images."""
+        if isinstance(labels, list | tuple):
+            target = torch.tensor([self._label(label) for label in labels], dtype=torch.int64)
+        else:
+            target = self.tensor(labels)
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target.squeeze(1)
+        if target.is_floating_point() or target.is_complex() or target.shape != (size,):
+            hint = "One-hot labels become classes by label.argmax(1)." if target.ndim == 2 else ""
+            if target.is_floating_point() and target.ndim == 1:
+                hint = "Whole numbers become integers by label.long()."
+            kind = f"{target.dtype} of shape {tuple(target.shape)} for {size} images"
+            raise self._refusal(f"one integer label per image is needed, and labels are {kind}", hint)
+        return target.to(torch.int64)
+
+    def _fields(self, sample: Any, labelled: bool) -> tuple[Any, Any]:
+        """Return the image and the label of a sample or a batch."""
+        if isinstance(sample, Mapping):
+            image = self._key(sample, IMAGE_KEYS, 0)
+            return sample[image], sample[self._key(sample, LABEL_KEYS, 1)] if labelled else None
+        if self.keys is not None:
+            raise ConfigurationError(
+                f"{self.where}: keys={list(self.keys)} has no effect, because it holds {_kind(sample)} and no "
+                "dictionaries. Leave keys out."
+            )
+        if isinstance(sample, list | tuple):
+            if not labelled and len(sample) > 1 and _are_images(sample[:2]):
+                raise self._refusal(
+                    f"it gives {len(sample)} tensors of one shape", "Stack them to one, torch.stack(images)."
+                )
+            if len(sample) >= (2 if labelled else 1):
+                return sample[0], sample[1] if labelled else None
+        elif not labelled:
+            return sample, None
+        raise self._refusal(
+            f"(image, target) is needed, and it gives {_kind(sample)}",
+            "Let its data set or its collate_fn return them.",
+        )
+
+    def _key(self, sample: Mapping[Any, Any], usual: Sequence[str], position: int) -> Any:
+        found = [name for name in usual if name in sample] if self.keys is None else [self.keys[position]]
+        if len(found) != 1 or found[0] not in sample:
+            what = "image" if position == 0 else "label"
+            raise ConfigurationError(
+                f"{self.where}: which entry is the {what}? The dictionary has {', '.join(map(repr, sample))}.\n"
+                f"Name both: PairedDataModule(..., keys=[IMAGE, LABEL])."
+            )
+        return found[0]
+
+    def _stacked(self, images: Sequence[Any]) -> Tensor:
+        """Return one tensor of a list of images."""
+        arrays = [_of_pil(image, self.where) if isinstance(image, Image.Image) else image for image in images]
+        tensors = [self.tensor(array) for array in arrays]
+        for number, tensor in enumerate(tensors):
+            if (tensor.shape, tensor.dtype) != (tensors[0].shape, tensors[0].dtype):
+                raise self._refusal(
+                    f"image {number} of a batch is {_kind(tensor)}, and the first one {_kind(tensors[0])}",
+                    "All images need one shape and one dtype: resize or convert them.",
+                )
+        if tensors and not tensors[0].ndim:
+            raise self._refusal("an image is a single number", "Images (*) of one or more dimensions are needed.")
+        return self.pixels(default_collate(tensors))
+
+    def tensor(self, value: Any) -> Tensor:
+        """Return a tensor of the same values."""
+        if isinstance(value, np.ndarray | np.generic):
+            try:  # a copy: torch has no read-only arrays and no foreign byte order
+                value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+            except TypeError:
+                raise self._refusal(f"an array is of {value.dtype}", "Numbers are needed.") from None
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            raise self._refusal(f"it holds {_kind(value)}", "A dense tensor, an array or a PIL image is needed.")
+        return value.detach() if value.requires_grad else value
+
+    def _label(self, value: Any) -> int:
+        """Return the class of one sample."""
+        if isinstance(value, Tensor | np.ndarray):
+            value = self.tensor(value)
+            whole = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
+            value = value.item() if whole else value
+        if not isinstance(value, int | np.integer | np.bool_):
+            hint = "One-hot labels become classes by label.argmax()." if isinstance(value, Tensor) else ""
+            raise self._refusal(f"one integer label per image is needed, and a label is {_kind(value)}", hint)
+        return int(value)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """Return pixels as uint8 (0..255) or floating point."""
+        if image.is_complex():
+            raise self._refusal(f"images are {image.dtype}", "Real numbers are needed.")
+        if self.pixel_range is not None:
+            low, high = self.pixel_range
+            scaled = (image.to(torch.float64) - low) / (high - low)
+            if not image.is_floating_point():
+                outside = (scaled < 0) | (scaled > 1)
+                if image.device.type != "cpu":
+                    scaled = scaled.masked_fill(outside, float("nan"))
+                elif outside.any():
+                    value = image[outside][0].item()
+                    raise self._refusal(f"a pixel is {value}, and pixel_range={list(self.pixel_range)}", "Correct it.")
+            return scaled.float()
+        if image.dtype in (torch.uint8, torch.float32, torch.float64):
+            return image
+        if image.is_floating_point() or image.dtype == torch.bool:
+            return image.float()
+        raise self._refusal(
+            f"pixels are {image.dtype}, and nothing tells their range",
+            "Give it: PairedDataModule(..., pixel_range=[LOWEST, HIGHEST]).",
+        )
+
+    def _refusal(self, what: str, advice: str) -> DataError:
+        return DataError(f"{self.where}: {what}. {advice}".rstrip())
+
+
+def _are_images(pair: Sequence[Any]) -> bool:
+    """Tell whether two arrays look like two images rather than images and labels."""
+    first, second = pair
+    arrays = isinstance(first, Tensor | np.ndarray) and isinstance(second, Tensor | np.ndarray)
+    return arrays and first.ndim > 1 and first.shape == second.shape
+
+
+def _kind(value: Any) -> str:
+    """Describe a value in a message."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    if isinstance(value, str):
+        return f"the text {value[:20]!r}"
+    return f"{type(value).__name__} of length {len(value)}" if isinstance(value, list | tuple) else type(value).__name__
+
+
+def _of_pil(image: Image.Image, where: str) -> np.ndarray[Any, Any]:
+    """Return the pixels ``(C, H, W)`` of a PIL image."""
+    if image.mode in ("P", "PA"):
+        raise DataError(
+            f"{where}: a PIL image has colours from a palette (mode {image.mode}). Convert it, image.convert('RGB')."
+        )
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def check_labels(target: Tensor, num_classes: int | None, where: str) -> None:
+    """Refuse labels ``(B,)`` out of range by a DataError that names the first such sample of ``where``.
+
+    Without ``num_classes`` every label from 0 on is allowed.
+    """
+    bad = _out_of_range(target, num_classes)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        raise DataError(
+            f"{where}: sample {first} has the label {int(target[first])}, and labels must be {allowed} "
+            f"({int(bad.sum())} of {len(bad)} are not). Correct the labels, or num_classes."
+        )
+
+
+def check_pixels(image: Tensor, where: str) -> None:
+    """Refuse images ``(B, *)`` with NaN or infinite pixels by a DataError that names the first of them in ``where``."""
+    if image.is_floating_point():
+        bad = ~image.flatten(1).isfinite().all(1)
+        if bad.any():
+            raise DataError(
+                f"{where}: sample {int(bad.nonzero()[0])} has NaN or infinite pixels "
+                f"({int(bad.sum())} of {len(bad)} samples have). Remove or repair them."
+            )
+
+
+def checked(image: Tensor, target: Tensor, num_classes: int | None, where: str, wait: bool) -> tuple[Tensor, Tensor]:
+    """Return floating point images and targets that are checked.
+
+    Samples on the CPU are refused by name. So are those on an accelerator if ``wait`` allows to wait for it. Otherwise
+    images with a label out of range become NaN.
+    """
+    if wait or image.device.type == "cpu":
+        check_labels(target, num_classes, where)
+        check_pixels(image, where)
+        return image, target
+    bad = _out_of_range(target, num_classes)
+    return image.masked_fill(bad.view(-1, *[1] * (image.ndim - 1)), float("nan")), target.masked_fill(bad, 0)
+
+
+def _out_of_range(target: Tensor, num_classes: int | None) -> Tensor:
+    return (target < 0) if num_classes is None else (target < 0) | (target >= num_classes)
