@@ -81,8 +81,8 @@ class RunCheckpoint(GuardedCheckpoint):
     Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones.
     """
 
-    _lock: contextlib.ExitStack | None = None
-    _wanted: Any = None
+    folder_lock: contextlib.ExitStack | None = None
+    wanted_folder: Any = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         with warnings.catch_warnings():
@@ -96,15 +96,19 @@ class RunCheckpoint(GuardedCheckpoint):
 
     def _take_folder(self, trainer: L.Trainer) -> None:
         """Lock the folder, or share the lock of the run's other callback of this kind."""
-        self._wanted = self.dirpath
+        self.wanted_folder = self.dirpath
         for other in trainer.checkpoint_callbacks:
-            if isinstance(other, RunCheckpoint) and other._lock is not None and other._wanted == self._wanted:
+            if (
+                isinstance(other, RunCheckpoint)
+                and other.folder_lock is not None
+                and other.wanted_folder == self.wanted_folder
+            ):
                 self.dirpath = other.dirpath
                 return
         for number in itertools.count():
-            self.dirpath = f"{self._wanted}-v{number}" if number else self._wanted
-            self._lock = lock_folder(Path(str(self.dirpath)))
-            if self._lock is not None:
+            self.dirpath = f"{self.wanted_folder}-v{number}" if number else self.wanted_folder
+            self.folder_lock = lock_folder(Path(str(self.dirpath)))
+            if self.folder_lock is not None:
                 return
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -114,9 +118,9 @@ class RunCheckpoint(GuardedCheckpoint):
         self._unlock()
 
     def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self.folder_lock is not None:
+            self.folder_lock.close()
+            self.folder_lock = None
 
 
 class BestCheckpoint(RunCheckpoint):
@@ -153,7 +157,7 @@ class BestCheckpoint(RunCheckpoint):
             return  # its run has gone on since
         with atomic_write(Path(str(self.dirpath)) / old.name) as copy:
             shutil.copyfile(old, copy)
-        self.best_model_path = self.kth_best_model_path = str(Path(str(self.dirpath)) / old.name)
+        self.best_model_path = self.kth_best_model_path = os.path.join(str(self.dirpath), old.name)
         self.best_model_score = self.kth_value = self.current_score = score
         self.best_k_models = {self.best_model_path: score}
 
@@ -230,8 +234,10 @@ class LastCheckpoint(RunCheckpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_if_asked(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
-        super().on_train_batch_end(trainer, *args, **options)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.save_by_interval(trainer, outputs, batch, batch_idx)
         if self.may_save(trainer):
             self._stop_if_asked(trainer)
 

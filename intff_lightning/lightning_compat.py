@@ -103,6 +103,9 @@ class ExampleInputs(L.LightningModule):
         return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
 
 
+_AUTOMATIC: Any = SimpleNamespace(automatic_optimization=True)
+
+
 class SavesOfManualOptimization(Callback):
     """Makes every ``ModelCheckpoint`` save by step and by time, as in automatic optimization.
 
@@ -111,10 +114,9 @@ class SavesOfManualOptimization(Callback):
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
-        stand_in: Any = SimpleNamespace(automatic_optimization=True)
         for callback in trainer.checkpoint_callbacks:
             if type(callback).on_train_batch_end is ModelCheckpoint.on_train_batch_end:
-                callback.on_train_batch_end(trainer, stand_in, *batch)
+                callback.on_train_batch_end(trainer, _AUTOMATIC, *batch)
 
 
 class GuardedCheckpoint(ModelCheckpoint):
@@ -130,6 +132,10 @@ class GuardedCheckpoint(ModelCheckpoint):
     def is_due(self, trainer: L.Trainer) -> bool:
         """Tell whether a save would do anything now: not in a sanity check, and not twice at one step."""
         return not self._should_skip_saving_checkpoint(trainer)
+
+    def save_by_interval(self, trainer: L.Trainer, *batch: Any) -> None:
+        """Save after a training step, if the number of steps or the time since the last save says so."""
+        ModelCheckpoint.on_train_batch_end(self, trainer, _AUTOMATIC, *batch)
 
     def save_now(self, trainer: L.Trainer) -> None:
         """Save, whatever the interval."""

@@ -261,13 +261,13 @@ class Network(Recorded, ExampleInputs):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("training")
         if is_in_fit(self):
-            self._refuse_other_optimizers((checkpoint.get("recipes") or {}).get("model"))
+            self._refuse_other_optimizers(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {})
         if self._resumed is not None:
             self._resumed["optimizers"] = len(checkpoint.get("optimizer_states", ()))
 
-    def _refuse_other_optimizers(self, recipe: Any) -> None:
+    def _refuse_other_optimizers(self, arguments: dict[str, Any]) -> None:
         """Refuse to resume with options of optimizers and schedules that their saved states would override."""
-        for key, mine, theirs in differences(recipe_of(self), recipe) if recipe else ():
+        for key, mine, theirs in differences(recipe_of(self)["init_args"], arguments) if arguments else ():
             if {"optimizer", "scheduler"} & set(key.split(".")):
                 raise CheckpointError(
                     f"{key} is {mine} here and {theirs} in the checkpoint, whose run would go on with its own.\n"

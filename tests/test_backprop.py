@@ -117,4 +117,4 @@ def test_from_the_command_line_to_its_checkpoint_and_back(capsys):
     assert module.hparams["num_classes"] == 10
     other = _module(input_shape=[1, 10, 10], num_classes=10)
     with pytest.raises(CheckpointError, match="another network"):
-        other.on_load_checkpoint(torch.load(best, weights_only=True))
+        other.load_state_dict(torch.load(best, weights_only=True)["state_dict"])

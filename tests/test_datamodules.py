@@ -10,7 +10,7 @@ from intff_lightning import DenseUnit, IntFFModule, LabelOverlay, PairedBatch, S
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.datamodules import FashionMNISTDataModule, InMemoryDataset, MNISTDataModule, PairedDataModule
 from intff_lightning.datamodules.loading import ResumableLoader, SeededSampler
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 
 
 class _Record(L.Callback):
@@ -152,9 +152,13 @@ def test_a_loader_goes_on_where_it_stopped():
     assert len(resumed) == 5
     assert [batch[2].tolist() for batch in resumed] == whole[2:]
     assert [batch[2].tolist() for batch in resumed] == whole  # the epoch after is whole
-    finished = loader(3)
-    finished.load_state_dict({"batches": 5})
-    assert [batch[2].tolist() for batch in finished] == whole  # a checkpoint at an epoch's end starts the next
+    next_epoch = loader(4)
+    next_epoch.load_state_dict(interrupted.state_dict())  # such as one of limit_train_batches: 2
+    assert [batch[2].tolist() for batch in next_epoch] == [batch[2].tolist() for batch in loader(4)]
+    other = loader(3)
+    other.load_state_dict({**interrupted.state_dict(), "batch_size": 4})
+    with pytest.raises(CheckpointError, match="in the middle of an epoch, and it was written with another batch size"):
+        next(iter(other))
 
 
 # -------------------------------------------------------------------- other people's data

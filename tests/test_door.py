@@ -645,7 +645,7 @@ def test_predictions_of_several_loaders_and_of_diverged_weights(trainer, tmp_pat
     module = BackpropModule(DenseUnit([4]), input_shape=[1, 4, 5], num_classes=CLASSES)
     for parameter in module.parameters():
         parameter.data.fill_(torch.nan)
-    with pytest.raises(DivergenceError, match="3 of 3 samples have scores that are not finite"):
+    with pytest.raises(DivergenceError, match="the scores of 2 of the 2 images in batch 0 are not finite"):
         trainer(callbacks=[PredictionWriter("predictions.csv")]).predict(module, data)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == rows
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -270,6 +271,7 @@ ATTRIBUTES = {
     "_last_lr": (lambda: ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))])), list),
     "_trainer": (lambda: L.LightningModule(), NoneType),
     "_logger_connector": (lambda: L.Trainer(accelerator="cpu", logger=False, barebones=True), object),
+    "_version": (lambda: CSVLogger("."), NoneType),
     "_actions": (ArgumentParser, list),
     "_subparsers": (ArgumentParser, NoneType),
     "_group_actions": (lambda: ArgumentParser().add_argument_group("a group"), list),

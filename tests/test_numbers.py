@@ -234,7 +234,7 @@ def test_predictions_without_a_class_are_refused(trainer):
     assert torch.equal(torch.cat([first, second]), module(image))
     with torch.no_grad():
         module.units[0].body[1][0].bias[0] = torch.nan
-    with pytest.raises(DivergenceError, match="the goodness of 4 of the 4 images in batch 0 is not finite"):
+    with pytest.raises(DivergenceError, match="the scores of 4 of the 4 images in batch 0 are not finite"):
         trainer().predict(module, loader)
 
 

@@ -17,6 +17,7 @@ from intff_lightning.recipe import differences
 RUNS = "lightning_logs"
 """Folder of the runs of the default loggers, in ``default_root_dir``."""
 
+_PARTS = ("model", "data", "probe", "help", "h", "print_config")
 _FREE = ("data.init_args.data_dir", "data.init_args.num_workers")  # options that change nothing that is trained
 _FOUND = ("input_shape", "num_classes")  # arguments that the data supply if nobody gives them
 
@@ -55,7 +56,7 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
         path, argv = found[0], _merge(argv, found[0], read_checkpoint(found[0]), options)
     else:
         raise ConfigurationError(f"--ckpt_path {name}: there is no file {name}.ckpt in {where}.")
-    if fit:
+    if fit and not any(argument.startswith("--print_config") for argument in argv):
         _say(f"resuming from {path}, step {read_checkpoint(path)['global_step']}", sys.stdout)
     return argv
 
@@ -78,11 +79,11 @@ def _may_name_a_checkpoint(argv: list[str]) -> bool:
 
 
 def _without_parts(argv: list[str]) -> Iterator[str]:
-    """Leave out options of the network and its data: they need the classes that a checkpoint may supply."""
+    """Leave out options of the network and its data, which need the classes that a checkpoint may supply, and help."""
     left_out = False
     for argument in argv:
         if argument.startswith("-"):
-            left_out = argument.lstrip("-").partition("=")[0].partition(".")[0] in ("model", "data", "probe")
+            left_out = argument.lstrip("-").partition("=")[0].partition(".")[0] in _PARTS
         if not left_out:
             yield argument
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from intff_lightning.datamodules.datasets import Part
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import CheckpointError, ConfigurationError
 
 
 def check_options(
@@ -35,6 +35,12 @@ def check_pixel_range(pixel_range: Sequence[float] | None) -> None:
         len(pixel_range) != 2 or not -math.inf < pixel_range[0] < pixel_range[1] < math.inf
     ):
         raise ConfigurationError(f"pixel_range={list(pixel_range)}: two numbers are needed, [LOWEST, HIGHEST].")
+
+
+def check_seed(given: int | None, saved: int) -> None:
+    """Refuse a seed that was given and is not that of the checkpoint, whose draws a run goes on with."""
+    if given not in (None, saved):
+        raise CheckpointError(f"the data have seed={given} here and {saved} in the checkpoint: leave seed out.")
 
 
 def check_effects(names: Iterable[str], given: Mapping[str, Any], owner: type, why: str) -> None:

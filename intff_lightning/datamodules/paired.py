@@ -23,9 +23,9 @@ from intff_lightning.datamodules.loading import (
     told_classes,
     usable,
 )
-from intff_lightning.datamodules.options import check_dataset, check_effects, check_options
+from intff_lightning.datamodules.options import check_dataset, check_effects, check_options, check_seed
 from intff_lightning.draws import Draws, sample_numbers
-from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
+from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels
@@ -391,17 +391,8 @@ class PairedDataModule(Recorded, PartDataModule):
         return {"seed": self.seed, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the draws of the checkpoint.
-
-        Raises:
-            CheckpointError: Another seed was given.
-        """
-        given = self.init_arguments().get("seed")
-        if given is not None and given != state_dict["seed"]:
-            raise CheckpointError(
-                f"the data have seed={given} here and {state_dict['seed']} in the checkpoint, whose run goes on with "
-                "its own: leave seed out."
-            )
+        """Continue with the draws of the checkpoint; refuse another seed, if one was given."""
+        check_seed(self.init_arguments().get("seed"), state_dict["seed"])
         if state_dict["seed"] != self.seed and isinstance(self.inner, DatasetDataModule):
             self.inner.forget()  # the data may be corrupted by another seed
         self.seed = state_dict["seed"]
