@@ -4,10 +4,12 @@ Two wings, data and network, meet only in the batch. Reading order:
 
 - ``functional``: the paper's equations. ``errors``, ``files``, ``modes``, ``recipe`` and ``lightning_compat`` are small
   tools that everything uses.
-- ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``, ``augmentations``, ``datamodules``.
+- ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
+  ``augmentations``, ``datamodules``.
 - Network wing: ``labels``, ``local``, ``units``, ``network``, ``classifier`` (the trained network), ``optim``,
   ``stepping``, ``module`` (the algorithm), ``backprop`` (the baseline).
-- Around them: ``checkpoints``, ``callbacks``, ``reporting``, ``cli``, ``configs``, ``reproduce`` (the paper's tables).
+- Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``, ``configs``,
+  ``reproduce`` (the paper's tables).
 """
 
 import sys

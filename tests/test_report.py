@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from intff_lightning import IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.cli import main as fit
-from intff_lightning.reporting.report import main, read_metrics
+from intff_lightning.report import main, read_metrics
 
 DIGITS = ["fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "2"]
 

@@ -1,1 +1,1 @@
-"""What people read about runs: plots, tables, and the HTML report."""
+"""What people read about runs: plots, tables, and results of experiments."""
