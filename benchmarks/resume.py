@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     from benchmarks.results import write  # a process that fits needs only the callback of this file
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs that ignore it
     dice = random.Random(0)
     moments = []
     for name in ENDS:
@@ -134,7 +135,7 @@ def _finish(config: Path, root: Path, moment: str | None) -> dict[str, Any]:
         "optimizers": checkpoint["optimizer_states"],
         "metrics.csv": last.parents[1].joinpath("metrics.csv").read_text(),
         "best.ckpt": (best["global_step"], best["state_dict"]),
-        "table": ended.stdout[ended.stdout.index("Test") :].replace(str(root), "").replace(root.name, ""),
+        "table": re.sub(r"\S*lightning_logs\S*", "", ended.stdout[ended.stdout.index("Test") :]),
     }
     return {"code": code, "step": int(found[1]) if found else 0, "state": state}
 

@@ -8,8 +8,8 @@ Two wings, data and network, meet only in the batch. Reading order:
   ``augmentations``, ``datamodules``.
 - Network wing: ``labels``, ``local``, ``units``, ``network``, ``classifier`` (the trained network), ``optim``,
   ``stepping``, ``module`` (the algorithm), ``backprop`` (the baseline).
-- Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``, ``configs``,
-  ``reproduce`` (the paper's tables).
+- Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
+  ``configs``, ``reproduce`` (the paper's tables).
 """
 
 import sys

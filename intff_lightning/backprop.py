@@ -1,6 +1,6 @@
 """BackpropModule: the end-to-end baseline, on the same datamodules and with the same metrics."""
 
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,15 @@ from torch.nn.functional import cross_entropy
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization
+from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
 from intff_lightning.pairs import image_and_target
 from intff_lightning.recipe import from_recipe
 from intff_lightning.units import HiddenUnit
 
 
-class BackpropModule(Network):
+class BackpropModule(Freezable, Network):
     """A network trained by backpropagation of the cross-entropy, with one optimizer.
 
     It takes the images and the classes of paired batches, and ignores the negatives.
@@ -47,7 +48,10 @@ class BackpropModule(Network):
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
+        check_factories(optimizer, scheduler)
         super().__init__(optimizer, scheduler, scheduler_monitor, no_decay, learning_rate=1e-3)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigurationError(f"label_smoothing={label_smoothing}: a number from 0 to 1 is needed.")
         body = from_recipe(body)
         if not isinstance(body, nn.Module):
             raise ConfigurationError(f"body is {body!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
@@ -61,8 +65,19 @@ class BackpropModule(Network):
         shape = self.body.output_shape
         if self.has_head:
             self.head = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), num_classes))
+            self.head.requires_grad_(not self.frozen)
         elif shape != (num_classes,):
             raise ConfigurationError(f"the body's outputs have shape {shape}; head=false needs one per class.")
+
+    def freeze(self) -> Self:
+        """Freeze all parameters, also those that are made later, and put the network into eval mode."""
+        super().freeze()
+        return self.requires_grad_(False)
+
+    def unfreeze(self) -> Self:
+        """Undo :meth:`freeze`, and put the network into training mode."""
+        super().unfreeze()
+        return self.requires_grad_(True)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the scores (logits) ``(B, C)`` of images ``(B, *)``, float in [0, 1]."""
@@ -72,6 +87,7 @@ class BackpropModule(Network):
     def configure_optimizers(self) -> Any:
         """Make one optimizer for the whole network, and its schedule if there is one."""
         optimizer, schedule = self.make_optimizer(self.parameters())
+        check_optimizer(optimizer)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {**schedule, "monitor": self.scheduler_monitor}}

@@ -111,6 +111,11 @@ class RunCheckpoint(GuardedCheckpoint):
             if self.folder_lock is not None:
                 return
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The dirpath has changed")  # the run resumes in a folder of its own
+            super().load_state_dict(state_dict)
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._unlock()
 
@@ -201,10 +206,8 @@ class LastCheckpoint(RunCheckpoint):
 
     def may_save(self, trainer: L.Trainer) -> bool:
         # resumed from an epoch's last batch, a run would miss the validation and the metrics that end the epoch
-        if self._epoch_ends or self._repeats_validation:
-            return True
-        accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
-        return accumulated == 0 and not trainer.is_last_batch
+        between = self._repeats_validation or not trainer.is_last_batch
+        return self._epoch_ends or (between and _has_stepped(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after every epoch; Lightning does not if it saves by steps or time."""
@@ -242,12 +245,12 @@ class LastCheckpoint(RunCheckpoint):
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
             self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
         # processes may have different numbers of batches, and can agree only before the first
-        if trainer.world_size == 1 and validation_is_under_way(trainer):
+        if trainer.world_size == 1 and validation_is_under_way(trainer) and _has_stepped(trainer):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -271,13 +274,18 @@ class LastCheckpoint(RunCheckpoint):
         self._signal.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save at a stop that arrives in a validation. Anywhere else, the older checkpoint is the consistent one."""
+        """Save at a stop in a validation, or by Lightning between two batches; else the older checkpoint stays."""
         self._signal.release()
         stop = isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.state.fn == "fit"
         self.stopped = self.stopped or stop
-        if stop and validation_is_under_way(trainer):
+        if stop and (validation_is_under_way(trainer) or isinstance(exception, SIGTERMException)):
             self._save_state(trainer)
         super().on_exception(trainer, pl_module, exception)
+
+
+def _has_stepped(trainer: L.Trainer) -> bool:
+    """Tell whether the optimizers stepped on the last batch: accumulated gradients are in no checkpoint."""
+    return trainer.is_last_batch or (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class _StopSignal:

@@ -1,17 +1,21 @@
 """A stack of units as a network: goodness of inputs, and a classifier that tries every label."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.functional import rms_normalize
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel, default_encoder
+from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.units import UnitStack
+
+ShownLabels = Literal["all", "neutral"]
+"""Labels under which :meth:`LabelClassifier.embed` reads an image."""
 
 
 def _check_float(image: Tensor) -> None:
@@ -19,7 +23,7 @@ def _check_float(image: Tensor) -> None:
         raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
 
 
-class LabelClassifier(Network):
+class LabelClassifier(Freezable, Network):
     """A stack of hidden units as a trained network.
 
     Called on plain images (float in [0, 1]) it tries every label, and the class is the label with the highest goodness
@@ -41,8 +45,10 @@ class LabelClassifier(Network):
         if sweep_size is not None and sweep_size < 1:
             raise ConfigurationError(f"sweep_size={sweep_size} must be 1 or more.")
         self.units = UnitStack(units, **parts)
-        if vote is not None and (not vote or not all(0 <= k < len(self.units) for k in vote)):
-            raise ConfigurationError(f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, one or more vote.")
+        if vote is not None and (not vote or not set(vote) <= {*range(len(self.units))} or len({*vote}) < len(vote)):
+            raise ConfigurationError(
+                f"vote={vote}: units are numbered 0 to {len(self.units) - 1}, and one or more of them vote, each once."
+            )
         kinds = {unit.goodness.by_class for unit in self.units}
         if len(kinds) > 1:
             raise ConfigurationError("goodness by class (ChannelGoodness) is for all units, or for none of them.")
@@ -60,7 +66,11 @@ class LabelClassifier(Network):
     @property
     def vote(self) -> list[int]:
         """Numbers of the units whose goodness is summed to classify."""
-        return list(range(len(self.units)) if self._vote is None else self._vote)
+        if self._vote is None:
+            return list(range(len(self.units)))
+        if max(self._vote) >= len(self.units):
+            raise ConfigurationError(f"vote={self._vote}, and only units 0 to {len(self.units) - 1} are left to vote.")
+        return list(self._vote)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Choose the encoder if none was given, and prepare it and the units; see :meth:`Network.build`."""
@@ -69,6 +79,16 @@ class LabelClassifier(Network):
             self.hparams["encoder"] = to_recipe(self.encoder)
         self.encoder.setup(input_shape, num_classes)
         self.units.setup(self.encoder.output_shape, num_classes)
+
+    def freeze(self) -> Self:
+        """Freeze all parameters, also those that are made later, and put the network into eval mode."""
+        super().freeze()
+        return self.requires_grad_(False)
+
+    def unfreeze(self) -> Self:
+        """Undo :meth:`freeze`, and put the network into training mode."""
+        super().unfreeze()
+        return self.requires_grad_(True)
 
     @property
     def unsupervised(self) -> bool:
@@ -129,9 +149,7 @@ class LabelClassifier(Network):
         """Return the scores ``(B, C)`` of images ``(B, *)``: the summed goodness of the voting units."""
         return self.label_goodness(image)[self.vote].sum(0)
 
-    def embed(
-        self, image: Tensor, label: Literal["all", "neutral"] = "all", hidden: bool = False, normalize: bool = False
-    ) -> Tensor:
+    def embed(self, image: Tensor, label: ShownLabels = "all", hidden: bool = False, normalize: bool = False) -> Tensor:
         """Return features for a linear probe: the activations of the units, flattened and concatenated.
 
         Args:
@@ -144,6 +162,7 @@ class LabelClassifier(Network):
         Returns:
             ``(B, features)``; ``label="all"`` gives C times as many features if the encoder shows labels.
         """
+        check_choice("label", label, ShownLabels)
 
         def read(x: Tensor | LabelledImages) -> Tensor:
             outputs: list[Tensor] = []
@@ -170,8 +189,9 @@ class LabelClassifier(Network):
         _check_float(image)
         labels = torch.arange(self.encoder.num_classes, device=image.device)
         size = self.inputs_per_pass(image.device)
-        # an exported program takes batches of any size, so it must not depend on the size of this one
-        some = [image] if torch.compiler.is_exporting() else torch.split(image, max(1, size // len(labels)))
+        # an exported or traced program takes batches of any size, so it must not depend on the size of this one
+        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        some = [image] if traced else torch.split(image, max(1, size // len(labels)))
         rows = []
         for images in some:
             found = []

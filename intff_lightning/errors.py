@@ -1,5 +1,7 @@
 """Errors for the person at the keyboard: one to four lines that say what is wrong and what to do."""
 
+from typing import Any, get_args
+
 
 class IntFFError(Exception):
     """Base of the package's errors."""
@@ -23,6 +25,12 @@ class StorageError(IntFFError, OSError):
 
 class DivergenceError(IntFFError, ArithmeticError):
     """A loss, or the goodness of a unit, is not finite."""
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of the ``choices``, a ``Literal``: Python itself does not check them."""
+    if value not in get_args(choices):
+        raise ConfigurationError(f"{name}={value!r}: choose from {', '.join(map(repr, get_args(choices)))}.")
 
 
 def explain(error: BaseException, width: int = 300) -> str:

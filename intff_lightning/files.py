@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from intff_lightning.errors import StorageError
 
@@ -28,8 +31,13 @@ def storing(path: Path) -> Iterator[None]:
             raise
         raise StorageError(
             f"{path} cannot be written ({reason or 'the disk may be full'}).\n"
-            "Files that were there before are whole. Make room, and resume with --ckpt_path last."
+            "Older files are whole. Check its folder and the space on the disk; training resumes with --ckpt_path last."
         ) from error
+
+
+def storing_events(logger: TensorBoardLogger) -> contextlib.AbstractContextManager[None]:
+    """Name the event files of a logger if they cannot be written. A thread writes them, whose error does not."""
+    return storing(Path(logger.log_dir) / "events.out.tfevents")
 
 
 @contextlib.contextmanager
@@ -59,8 +67,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def lock_folder(folder: Path) -> contextlib.ExitStack | None:
+def lock_folder(folder: Path, patience: float = 1.0, shared: bool = False) -> contextlib.ExitStack | None:
     """Make a folder and lock it for this process, which lets go of it at its end, however it ends.
+
+    Args:
+        folder: The folder.
+        patience: Seconds to wait while another process has the lock: it may only be looking, see :func:`is_locked`.
+        shared: Whether other processes may have a shared lock at the same time.
 
     Returns:
         What releases the lock, or ``None`` if another process has it. Where folders cannot be locked, nothing is.
@@ -70,19 +83,25 @@ def lock_folder(folder: Path) -> contextlib.ExitStack | None:
     if fcntl is not None:
         descriptor = os.open(folder, os.O_RDONLY)
         lock.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        except OSError:  # some network file systems have no such locks
-            pass
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    lock.close()
+                    return None
+                time.sleep(0.02)
+            except OSError:  # some network file systems have no such locks
+                break
+            else:
+                break
     return lock
 
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a run is writing to this folder."""
-    lock = lock_folder(folder)
+    lock = lock_folder(folder, patience=0, shared=True)
     if lock is not None:
         lock.close()
     return lock is None

@@ -7,6 +7,7 @@ when a newer version changes it.
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,22 @@ def with_validation_to_repeat(loops: dict[str, Any]) -> dict[str, Any]:
     return {**loops, "fit_loop": {**fit, name: progress}}
 
 
+def with_epoch_to_finish(loops: dict[str, Any]) -> dict[str, Any]:
+    """Return the loops of a checkpoint whose last epoch was cut short as begun: Lightning counts it as a whole one."""
+    fit = dict(loops["fit_loop"])
+    parts = {name: {**part, "processed": part["started"] - 1} for name, part in fit["epoch_progress"].items()}
+    parts = {name: {**part, "completed": part["processed"]} for name, part in parts.items()}
+    return {**loops, "fit_loop": {**fit, "epoch_progress": parts}}
+
+
+def resume_after_whole_epochs(module: L.LightningModule) -> None:
+    """Let a run with ``max_steps`` resume after its last finished epoch: Lightning would count that one twice.
+
+    Only the two lines of Lightning that decide this ask whether a run ends by its number of steps.
+    """
+    module.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
 def logged_metrics(trainer: L.Trainer) -> dict[str, float]:
     """Return the metrics that loggers will be given at the end of this epoch."""
     metrics = trainer._logger_connector.metrics["log"]
@@ -206,7 +223,12 @@ class CompatCLI(LightningCLI):
 
 
 def quiet() -> None:
-    """Silence Lightning's messages that a user of the command line cannot act on, for the rest of the process."""
+    """Show warnings without the line that gave them, and silence those of Lightning that a user cannot act on.
+
+    This holds for the rest of the process, so it is for the command line.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    threading.excepthook = report_unless_storing
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -224,6 +246,12 @@ def quiet() -> None:
     if not torch.cuda.is_available():  # Lightning makes every optimizer step ask the driver again
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def report_unless_storing(failure: threading.ExceptHookArgs) -> None:
+    """Report the error of a thread, unless a file could not be written: TensorBoard hands it on to its logger."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 # -------------------------------------------------------------------- argparse of Python 3.11, jsonargparse 4.53

@@ -28,6 +28,10 @@ class ScaleNormalization(RecordedModule):
 
     def __init__(self, gain: float, eps: float) -> None:
         super().__init__()
+        if not gain > 0 or not eps >= 0:
+            raise ConfigurationError(
+                f"{type(self).__name__}(gain={gain}, eps={eps}): gain > 0 and eps >= 0 are needed."
+            )
         self.gain, self.eps = gain, eps
 
     def scale(self, norm: Tensor, features: int) -> Tensor:
@@ -146,7 +150,7 @@ class TopGoodness(Goodness):
         self.share = share
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.top_goodness(h, max(1, round(self.share * h[0].numel())))
+        return F.top_goodness(h, max(1, round(self.share * int(h[0].numel()))))
 
 
 class ChannelGoodness(Goodness):
@@ -216,6 +220,8 @@ class SymBaLoss(LocalLoss):
 
     def __init__(self, alpha: float = 4.0) -> None:
         super().__init__()
+        if not alpha > 0:
+            raise ConfigurationError(f"SymBaLoss(alpha={alpha}): a number above 0 is needed.")
         self.alpha = alpha
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:

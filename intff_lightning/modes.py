@@ -1,9 +1,24 @@
-"""Looking at a network without changing it."""
+"""Looking at a network without changing it, and freezing one whose layers are not made yet."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Self
 
 from torch import nn
+
+
+class Freezable(nn.Module):
+    """A module that remembers whether it is frozen, for layers that it makes later."""
+
+    frozen: bool = False
+    """Whether the last ``requires_grad_`` of this module, or of one that holds it, froze it."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze or unfreeze the module, also the layers that are made later."""
+        for part in self.modules():
+            if isinstance(part, Freezable):
+                part.frozen = not requires_grad
+        return super().requires_grad_(requires_grad)
 
 
 @contextlib.contextmanager

@@ -13,16 +13,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, check_choice
 from intff_lightning.functional import pair_by_class, pair_by_input
 from intff_lightning.labels import LabelEncoder, LabelledImages
 from intff_lightning.lightning_compat import allow_recompilations
 from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
 from intff_lightning.network import StepOutput
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories
 from intff_lightning.pairs import PairedBatch, image_and_target
-from intff_lightning.stepping import UnitTrainer
+from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
+
+Update = Literal["immediate", "joint"]
 
 
 class Passage:
@@ -102,11 +104,11 @@ class IntFFModule(UnitTrainer):
         normalization: nn.Module | None = None,
         goodness: Goodness | None = None,
         loss: LocalLoss | None = None,
-        update: Literal["immediate", "joint"] = "immediate",
+        update: Update = "immediate",
         inner_steps: int = 1,
-        handover: Literal["before", "after"] = "before",
+        handover: Handover = "before",
         gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        gradient_clip_algorithm: ClipAlgorithm = "norm",
         compile: bool = False,
         vote: list[int] | None = None,
         sweep_size: int | None = None,
@@ -118,6 +120,8 @@ class IntFFModule(UnitTrainer):
                 "this checkpoint does not record how its units were built (a body of your own has no recipe):\n"
                 "give the units, IntFFModule.load_from_checkpoint(path, units=[...])."
             )
+        check_factories(optimizer, scheduler)
+        check_choice("update", update, Update)
         if update == "joint" and handover == "after":
             raise ConfigurationError("handover=after needs update=immediate: joint steps all units at the same time.")
         super().__init__(

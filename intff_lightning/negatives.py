@@ -255,6 +255,31 @@ class GaussianNoise(ImageNegatives):
         return noise.clamp_(0, 1).to(image.dtype).unsqueeze(1)
 
 
+def check_negatives(
+    negative: Tensor | None, label: Tensor | None, *, image: Tensor, num_classes: int, source: str
+) -> None:
+    """Refuse negatives of images ``(B, *)`` that are not of the shapes and dtypes of :class:`NegativeSource`.
+
+    Labels are also compared with ``num_classes`` on the CPU; an accelerator would have to be waited for.
+    """
+    batch, *shape = image.shape
+    if negative is not None and (negative.shape[:1] + negative.shape[2:] != image.shape or negative.ndim < 2):
+        raise ConfigurationError(
+            f"{source} returns negative images of shape {tuple(negative.shape)} for images of shape "
+            f"{tuple(image.shape)}: (B, k, {', '.join(map(str, shape))}) is needed, with k negatives per image."
+        )
+    if label is None:
+        return
+    k = label.shape[-1] if negative is None else negative.shape[1]
+    if label.shape != (batch, k) or label.dtype != torch.int64:
+        raise ConfigurationError(
+            f"{source} returns labels of shape {tuple(label.shape)} and {label.dtype} for {batch} images: "
+            "(B, k) and torch.int64 are needed, with k negatives per image."
+        )
+    if label.device.type == "cpu" and ((label < 0) | (label >= num_classes)).any():
+        raise ConfigurationError(f"{source} returns labels out of range: they must be 0 to {num_classes - 1}.")
+
+
 def _at_least_one(source: NegativeSource, k: int) -> int:
     if k < 1:
         name = type(source).__name__

@@ -1,5 +1,6 @@
 """What IntFF's module and the backpropagation baseline share: sized by their data, self-contained in checkpoints."""
 
+import copy
 import functools
 import os
 import sys
@@ -7,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, Callback, LambdaCallback
+from lightning.pytorch.callbacks import BaseFinetuning, Callback, Checkpoint, EarlyStopping, LambdaCallback
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,7 +17,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from intff_lightning.errors import CheckpointError, ConfigurationError, DivergenceError
 from intff_lightning.functional import is_decided
-from intff_lightning.lightning_compat import ExampleInputs, datamodule_of, is_in_fit
+from intff_lightning.lightning_compat import (
+    ExampleInputs,
+    datamodule_of,
+    is_in_fit,
+    resume_after_whole_epochs,
+    validation_is_under_way,
+    with_epoch_to_finish,
+)
 from intff_lightning.loss_record import LossRecord
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, group_by_decay, include_groups, make_scheduler
 from intff_lightning.pairs import images_to_predict
@@ -66,7 +75,7 @@ class Network(Recorded, ExampleInputs):
         self._built = False
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
-        self._before_validation: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] = {}
         record(self, input_shape=None, num_classes=None)
 
     # ---------------------------------------------------------------- building
@@ -171,9 +180,11 @@ class Network(Recorded, ExampleInputs):
     def on_fit_end(self) -> None:
         """Say so if the checkpoint of a resumed run was at its end already."""
         if self._resumed is not None and self.trainer.ckpt_path:
+            ended = " EarlyStopping ended this run." if self.trainer.should_stop else ""
             rank_zero_warn(
                 f"nothing was trained: {self.trainer.ckpt_path} is at epoch {self.current_epoch} and step "
                 f"{self.global_step}, with max_epochs={self.trainer.max_epochs} and max_steps={self.trainer.max_steps}."
+                f"{ended}"
             )
 
     def record_losses(self, losses: Tensor, size: int, batch_idx: int) -> None:
@@ -198,7 +209,7 @@ class Network(Recorded, ExampleInputs):
         plateaus = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ReduceLROnPlateau)]
         metrics = trainer.callback_metrics  # holds the values of earlier epochs until there are new ones
         value = metrics.get(self.scheduler_monitor)
-        unvalidated = not trainer.enable_validation or (trainer.val_dataloaders and not sum(trainer.num_val_batches))
+        unvalidated = not trainer.enable_validation or not sum(trainer.num_val_batches)
         awaited = self._watched is not None or not (unvalidated or any(name.startswith("val/") for name in metrics))
         if plateaus and value is None and not awaited:
             raise ConfigurationError(
@@ -220,9 +231,14 @@ class Network(Recorded, ExampleInputs):
     # ---------------------------------------------------------------- prediction and checkpoints
 
     def on_validation_model_zero_grad(self) -> None:
-        """Keep what a validation that is stopped, and repeated by the resumed run, must not change."""
+        """Keep what a validation that is stopped, and repeated by the resumed run, must not change.
+
+        This is the last hook before validation loaders are started, which draws a random number for each.
+        """
         super().on_validation_model_zero_grad()
-        self._before_validation = random_state()
+        trainer: Any = self.trainer
+        states = {c.state_key: c.state_dict() for c in trainer.callbacks if not isinstance(c, Checkpoint)}
+        self._before_validation = {"random": random_state(), "callbacks": copy.deepcopy(states)}
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return scores ``(B, C)`` for a batch ``(image, ...)`` or a tensor of images ``(B, *)``.
@@ -248,11 +264,22 @@ class Network(Recorded, ExampleInputs):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = recipes["model"]["init_args"]
         checkpoint.setdefault("recipes", {}).update(recipes)  # callbacks have added theirs before
         if self._losses is not None and self.trainer.state.fn == "fit":  # not in a test that follows training
-            stopped = self.trainer.validating  # in a validation, which the resumed run repeats
-            state = self._before_validation if stopped and self._before_validation else random_state()
+            trainer: Any = self.trainer
+            before = self._before_validation if trainer.validating else {}  # the resumed run repeats a validation
+            if before and validation_is_under_way(trainer) and "callbacks" in checkpoint:
+                for name, state in before["callbacks"].items():
+                    checkpoint["callbacks"].pop(name, None)
+                    checkpoint["callbacks"].update({name: state} if state else {})
+            epoch, batch = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
+            between = epoch.processed == epoch.started
+            cut = between and epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
+            if cut and "loops" in checkpoint:
+                checkpoint["loops"] = with_epoch_to_finish(checkpoint["loops"])
+            accumulated = 0 if between or trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches
             checkpoint["training"] = {
-                "losses": self._losses.state_dict(with_last_mean=stopped),
-                "random": gather_random_states(state),
+                "losses": self._losses.state_dict(with_last_mean=trainer.validating or cut),
+                "accumulated": accumulated,
+                "random": gather_random_states(before.get("random") or random_state()),
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
             }
             layers = {name.rpartition(".")[0] for name, p in self.named_parameters() if p.requires_grad} - {""}
@@ -262,8 +289,37 @@ class Network(Recorded, ExampleInputs):
         self._resumed = checkpoint.get("training")
         if is_in_fit(self):
             self._refuse_other_optimizers(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+            if self._resumed is not None and self._resumed.get("accumulated"):
+                raise CheckpointError(
+                    "the checkpoint is from the middle of an accumulation (accumulate_grad_batches), and does not hold "
+                    "the gradients of its first batches.\nResume from another one, such as last.ckpt."
+                )
+            self._refuse_smaller_limits(checkpoint)
+            self._resume_early_stopping(checkpoint.get("callbacks") or {})
+            resume_after_whole_epochs(self)
         if self._resumed is not None:
             self._resumed["optimizers"] = len(checkpoint.get("optimizer_states", ()))
+
+    def _refuse_smaller_limits(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with fewer epochs or steps than the checkpoint has: they could have no effect."""
+        loop = checkpoint["loops"]["fit_loop"] if "loops" in checkpoint else {}  # without them, Lightning refuses it
+        epochs = loop["epoch_progress"]["current"]["processed"] if loop else 0
+        limits = {"max_epochs": self.trainer.max_epochs, "max_steps": self.trainer.max_steps}
+        for (name, limit), done in zip(limits.items(), (epochs, checkpoint["global_step"]), strict=True):
+            if limit is not None and -1 < limit < done:
+                raise CheckpointError(f"{name}={limit} has no effect: {done} are done in the checkpoint. Give more.")
+
+    def _resume_early_stopping(self, states: dict[str, Any]) -> None:
+        """Train no further after an ``EarlyStopping`` that ended the run, unless it is more patient now."""
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            state = states.get(callback.state_key)
+            if isinstance(callback, EarlyStopping) and state:
+                state["patience"] = callback.patience  # Lightning would restore that of the checkpoint
+                stopped = state["stopping_reason"] != EarlyStoppingReason.NOT_STOPPED.value
+                if state["stopping_reason"] == EarlyStoppingReason.PATIENCE_EXHAUSTED.value:
+                    stopped = state["wait_count"] >= callback.patience
+                trainer.should_stop = trainer.should_stop or stopped
 
     def _refuse_other_optimizers(self, arguments: dict[str, Any]) -> None:
         """Refuse to resume with options of optimizers and schedules that their saved states would override."""

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,40 @@ def make_scheduler(
             f"{cls.__name__} needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
         )
     return factory(optimizer, total_steps=int(total_steps)), "step"  # type: ignore[call-arg]  # cls has the argument
+
+
+def check_factories(optimizer: Any, scheduler: Any) -> None:
+    """Refuse what is neither a function that makes an optimizer or a schedule, nor its recipe."""
+    for name, value, example in (
+        ("optimizer", optimizer, "torch.optim.Adam, lr=0.002"),
+        ("scheduler", scheduler, "torch.optim.lr_scheduler.StepLR, step_size=10"),
+    ):
+        if value is not None and not callable(value) and not isinstance(value, Mapping):
+            shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+            raise ConfigurationError(
+                f"{name} is {shown}, and a function that makes one is needed, because every unit has its own:\n"
+                f"{name}=functools.partial({example})."
+            )
+
+
+def check_clipping(value: float | None) -> None:
+    """Refuse a bound of gradients below zero, which would clip nothing."""
+    if value is not None and not value >= 0:
+        raise ConfigurationError(f"gradient_clip_val={value}: a number of 0 or more is needed; 0 does not clip.")
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose ``eps`` is zero in float16.
+
+    Adam divides by the root of the mean square of gradients plus ``eps``, and in float16 both of them underflow.
+    """
+    for group in optimizer.param_groups:
+        half = any(p.dtype == torch.float16 for p in group["params"])
+        if half and group.get("eps") and not torch.tensor(group["eps"], dtype=torch.float16):
+            raise ConfigurationError(
+                f"{type(optimizer).__name__}'s eps={group['eps']:g} is zero in float16, so its steps would be NaN.\n"
+                "Use precision 16-mixed or bf16-true, which keep small numbers, or give eps=0.0001."
+            )
 
 
 def include_groups(schedule: LRScheduler | ReduceLROnPlateau) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intff_lightning.functional import float_pixels
-from intff_lightning.samples import Reader, check_pixels, checked
+from intff_lightning.samples import Reader, check_pixels, check_shape, checked
 
 
 class PairedBatch(NamedTuple):
@@ -66,6 +66,7 @@ def image_and_target(
     if num_classes is None:
         return image, target
     assert module is not None
+    check_shape(image, module.hparams.get("input_shape"), where)
     return checked(image, target, num_classes, where, wait=not module.training or module.global_step == 0)
 
 
@@ -81,5 +82,6 @@ def images_to_predict(batch: Any, module: L.LightningModule) -> Tensor:
     image, _ = Reader(where).batch(batch, labelled=False)
     dtype: Any = module.dtype
     image = float_pixels(image.to(module.device), dtype).to(dtype)
+    check_shape(image, module.hparams.get("input_shape"), where)
     check_pixels(image, where)
     return image

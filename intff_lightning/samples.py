@@ -13,6 +13,7 @@ only be read on an accelerator (plain batches without a ``PairedDataModule``; da
 label out of range becomes NaN there, and so does the loss, which stops the run.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.functional import l2_norm
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 """Names under which a dictionary's image is found."""
@@ -154,8 +156,14 @@ class Reader:
             whole = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
             value = value.item() if whole else value
         if not isinstance(value, int | np.integer | np.bool_):
-            hint = "One-hot labels become classes by label.argmax()." if isinstance(value, Tensor) else ""
+            hint = ""
+            if isinstance(value, float | np.floating) or (isinstance(value, Tensor) and value.numel() == 1):
+                hint = "Whole numbers become integers by int(label)."
+            elif isinstance(value, Tensor):
+                hint = "One-hot labels become classes by label.argmax()."
             raise self._refusal(f"one integer label per image is needed, and a label is {_kind(value)}", hint)
+        if abs(int(value)) >= 2**63:
+            raise self._refusal(f"a label is {value}", "Classes are numbered from 0.")
         return int(value)
 
     def pixels(self, image: Tensor) -> Tensor:
@@ -228,14 +236,39 @@ def check_labels(target: Tensor, num_classes: int | None, where: str) -> None:
 
 
 def check_pixels(image: Tensor, where: str) -> None:
-    """Refuse images ``(B, *)`` with NaN or infinite pixels by a DataError that names the first of them in ``where``."""
+    """Refuse images ``(B, *)`` with NaN or infinite pixels by a DataError that names the first of them in ``where``.
+
+    Pixels so large that the L2 norm of their image overflows are refused too: a normalization would make them zero.
+    """
     if image.is_floating_point():
-        bad = ~image.flatten(1).isfinite().all(1)
+        bad = ~l2_norm(image).isfinite()
         if bad.any():
+            first = int(bad.nonzero()[0])
+            what, advice = "NaN or infinite pixels", "Remove or repair them."
+            if image[first].isfinite().all():
+                what, advice = f"pixels too large for {image.dtype}", "Scale them to 0..1."
             raise DataError(
-                f"{where}: sample {int(bad.nonzero()[0])} has NaN or infinite pixels "
-                f"({int(bad.sum())} of {len(bad)} samples have). Remove or repair them."
+                f"{where}: sample {first} has {what} ({int(bad.sum())} of {len(bad)} samples have). {advice}"
             )
+
+
+def check_shape(image: Tensor, shape: Sequence[int] | None, where: str) -> None:
+    """Refuse images ``(B, *)`` of another shape than those for which the network was built, if that is known."""
+    if shape is not None and tuple(image.shape[1:]) != tuple(shape):
+        raise DataError(
+            f"{where}: images have shape {tuple(image.shape[1:])}, and the network was built for {tuple(shape)}. "
+            "Resize or reshape them."
+        )
+
+
+def warn_of_large_pixels(image: Tensor) -> None:
+    """Warn if the floating point pixels of one image look like 8-bit pixels that nobody has scaled."""
+    if image.ndim > 1 and image.is_floating_point() and image.numel() and image.min() >= 0 and 10 < image.max() < 1e6:
+        warnings.warn(
+            f"an image has pixels up to {image.max():g}. They are taken as they are, and images in [0, 1] are "
+            "expected: scale them, for example by PairedDataModule(..., pixel_range=[0, 255]).",
+            stacklevel=2,
+        )
 
 
 def checked(image: Tensor, target: Tensor, num_classes: int | None, where: str, wait: bool) -> tuple[Tensor, Tensor]:

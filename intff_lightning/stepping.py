@@ -6,7 +6,7 @@ work as elsewhere: ``global_step`` rises by one per batch, however many units th
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
@@ -18,8 +18,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.lightning_compat import SavesOfManualOptimization, allow_another_step, scale_update_withheld
+from intff_lightning.optim import check_clipping, check_optimizer
+
+Handover = Literal["before", "after"]
+ClipAlgorithm = Literal["norm", "value"]
 
 
 class UnitTrainer(LabelClassifier):
@@ -29,11 +33,18 @@ class UnitTrainer(LabelClassifier):
     """
 
     def __init__(
-        self, inner_steps: int, handover: str, gradient_clip: tuple[float | None, str], **options: Any
+        self,
+        inner_steps: int,
+        handover: Handover,
+        gradient_clip: tuple[float | None, ClipAlgorithm],
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         if inner_steps < 1:
             raise ConfigurationError(f"inner_steps={inner_steps} must be 1 or more.")
+        check_choice("handover", handover, Handover)
+        check_choice("gradient_clip_algorithm", gradient_clip[1], ClipAlgorithm)
+        check_clipping(gradient_clip[0])
         self.automatic_optimization = False
         self.inner_steps, self.handover = inner_steps, handover
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip
@@ -86,6 +97,12 @@ class UnitTrainer(LabelClassifier):
             self.make_optimizer(self.unit_parameters(k), unit.optimizer, unit.scheduler, f"lr/unit_{k}")
             for k, unit in enumerate(self.units)
         ]
+        for optimizer, _ in made:
+            check_optimizer(optimizer)
+            if isinstance(optimizer, torch.optim.LBFGS):
+                raise ConfigurationError(
+                    "LBFGS needs several passes per step, and a unit has one: use torch.optim.Adam."
+                )
         return [optimizer for optimizer, _ in made], [schedule for _, schedule in made if schedule is not None]
 
     def unit_parameters(self, k: int) -> list[nn.Parameter]:

@@ -235,7 +235,7 @@ def test_a_process_of_its_own_says_nothing_else_on_stderr():
     arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", DIGITS, "--model.vote", "[7]"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: vote=[7]: units are numbered 0 to 1, one or more vote.\n"
+    assert done.stderr == "error: vote=[7]: units are numbered 0 to 1, and one or more of them vote, each once.\n"
 
 
 def test_shorten_keeps_unknown_messages_short():

@@ -7,6 +7,7 @@ import inspect
 import logging
 import pkgutil
 import sys
+import threading
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -171,6 +173,46 @@ def test_guarded_checkpoint(digits, trainer):
     assert [path.name for path in Path("files").iterdir()] == ["step=4.ckpt"]
 
 
+def test_resume_after_whole_epochs(digits, trainer):
+    def run(ours, path=None, steps=4):
+        class Orders(L.Callback):
+            def on_train_batch_start(self, trainer, module, batch, i):
+                seen.append((trainer.global_step, batch.target.tolist()))
+
+        class Plain(IntFFModule):
+            def on_load_checkpoint(self, checkpoint):
+                if ours:
+                    compat.resume_after_whole_epochs(self)
+
+        seen = []
+        fit = trainer(max_steps=steps, max_epochs=-1, limit_train_batches=2, callbacks=[Orders()])
+        fit.fit(Plain([DenseUnit([4])]), digits(), ckpt_path=path)
+        fit.save_checkpoint("end.ckpt")
+        return seen
+
+    whole = run(True, steps=6)
+    run(True)
+    assert run(True, "end.ckpt", 6) == whole[4:]
+    run(True)
+    loops = torch.load("end.ckpt", weights_only=True)
+    for part in loops["loops"]["fit_loop"]["epoch_progress"].values():  # as it is in on_train_epoch_end
+        part["completed"] -= 1
+    torch.save(loops, "epoch_end.ckpt")
+    assert run(True, "epoch_end.ckpt", 6) == whole[4:]
+    assert run(False, "epoch_end.ckpt", 6) != whole[4:]  # why the private method is replaced
+
+
+def test_with_epoch_to_finish():
+    whole = {"ready": 3, "started": 3, "processed": 3, "completed": 3}
+    ended = {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": whole, "current": {**whole, "completed": 2}}}}
+    begun = {"ready": 3, "started": 3, "processed": 2, "completed": 2}
+    assert compat.with_epoch_to_finish(ended)["fit_loop"] == {
+        "state_dict": {},
+        "epoch_progress": {"total": begun, "current": begun},
+    }
+    assert ended["fit_loop"]["epoch_progress"]["total"] is whole  # a copy is changed
+
+
 def test_logged_metrics(digits, trainer):
     seen = {}
 
@@ -211,6 +253,7 @@ def test_compat_cli_parses_no_checkpoint_path():
 def test_quiet(monkeypatch):
     """Each message that is silenced is one that its library still has."""
     monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "on")
     with warnings.catch_warnings():
@@ -228,6 +271,15 @@ def test_quiet(monkeypatch):
     for pattern in silenced:
         longest = max(pattern.replace("\\", "").split(".*"), key=len).strip(". ")
         assert _in_pieces(longest, sources), pattern
+
+
+def test_report_unless_storing(capsys):
+    """The traceback of a thread that cannot write a file is left out, that of another one is printed."""
+    for error in (OSError("full"), ValueError("wrong")):
+        compat.report_unless_storing(threading.ExceptHookArgs((type(error), error, None, threading.current_thread())))
+    printed = capsys.readouterr().err
+    assert "wrong" in printed
+    assert "full" not in printed
 
 
 def _in_pieces(text, sources):
@@ -257,6 +309,7 @@ METHODS = {
     "_monitor_candidates": (ModelCheckpoint, ["self", "trainer"]),
     "_on_before_batch_transfer": (L.LightningModule, ["self", "batch", "dataloader_idx"]),
     "_apply_batch_transfer_handler": (L.LightningModule, ["self", "batch", "device", "dataloader_idx"]),
+    "_iteration_based_training": (_FitLoop, ["self"]),
     "_get": (LightningCLI, ["self", "config", "key", "default"]),
     "_instantiate_trainer": (LightningCLI, ["self", "config", "callbacks"]),
     "_parser": (LightningCLI, ["self", "subcommand"]),

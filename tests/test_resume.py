@@ -13,12 +13,15 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.callbacks import BestCheckpoint, GoodnessAccuracy, LastCheckpoint
 from intff_lightning.cli import IntFFCLI, main
+from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.resume import with_checkpoint
-from intff_lightning.errors import StorageError
+from intff_lightning.errors import CheckpointError, StorageError
 from intff_lightning.files import atomic_write, is_locked, lock_folder, new_folder
 
 FIT = ["fit", "--model", "IntFFModule", "--model.units", '[{"class_path": "DenseUnit", "init_args": {"widths": [9]}}]',
@@ -303,10 +306,8 @@ class Stop(L.Callback):
 def _train(trainer, digits, *callbacks, ckpt_path=None, **options):
     torch.manual_seed(0)
     kept = [BestCheckpoint(), LastCheckpoint()]
-    run = trainer(
-        callbacks=[GoodnessAccuracy(), *kept, *callbacks], enable_checkpointing=True,
-        max_epochs=3, accumulate_grad_batches=2, **options,
-    )  # fmt: skip
+    options = {"max_epochs": 3, "accumulate_grad_batches": 2, **options}
+    run = trainer(callbacks=[GoodnessAccuracy(), *kept, *callbacks], enable_checkpointing=True, **options)
     units = [DenseUnit([20, 10], activation="RReLU"), DenseUnit([10], activation="RReLU")]
     module = IntFFModule(units, optimizer=functools.partial(torch.optim.Adam, lr=0.01))
     stopped = False
@@ -357,6 +358,106 @@ def test_a_second_ctrl_c_stops_at_once(trainer, digits, capfd):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# ------------------------------------------------ where a run may be stopped, and resumed
+
+
+def _resumed_to_the_same(trainer, digits, stops, callbacks=lambda: (), first=None, **options):
+    """Check that a run that is stopped, some times, ends as one that is not; return the last resumed run's result."""
+    (weights, *numbers, metrics), stopped, _ = _train(
+        trainer, digits, *callbacks(), default_root_dir="whole", **options
+    )
+    assert not stopped
+    path = None
+    for stop in stops:
+        more = {**options, **(first or {}), "default_root_dir": "stopped", "ckpt_path": path}
+        _, stopped, path = _train(trainer, digits, *callbacks(), *([stop] if stop else []), **more)
+        assert stopped is (stop is not None)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    again, stopped, _ = _train(
+        trainer, digits, *callbacks(), default_root_dir="stopped", ckpt_path=path or None, **options
+    )
+    assert not stopped
+    assert all(torch.equal(again[0][name], weight) for name, weight in weights.items())
+    assert list(again[1:4]) == numbers
+    assert again[4] == metrics
+
+
+def test_with_max_steps_a_finished_epoch_is_not_counted_twice(trainer, digits):
+    _resumed_to_the_same(trainer, digits, [Stop("on_train_epoch_start", 2, signal.SIGINT)], max_steps=12)
+
+
+def test_an_epoch_that_max_steps_cut_short_is_finished(trainer, digits):
+    _resumed_to_the_same(trainer, digits, [None], first={"max_steps": 8}, max_steps=15)
+
+
+def test_a_run_that_early_stopping_ended_stays_ended(trainer, digits):
+    def callbacks(patience=1):
+        return [EarlyStopping("val/loss", patience=patience, min_delta=100.0, verbose=False)]
+
+    (weights, *numbers, _), _, path = _train(trainer, digits, *callbacks(), default_root_dir="more")
+    assert numbers[1] == 10  # two of the three epochs
+    with pytest.warns(UserWarning, match=r"nothing was trained: .* EarlyStopping ended this run\."):
+        (same, *again, _), _, _ = _train(trainer, digits, *callbacks(), ckpt_path=path)
+    assert again == numbers
+    assert all(torch.equal(same[name], weight) for name, weight in weights.items())
+    longer, _, _ = _train(trainer, digits, *callbacks(5), default_root_dir="more", ckpt_path=path)
+    assert longer[2] == 15
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, signal.SIGTERM])
+def test_nothing_is_saved_in_a_validation_in_the_midst_of_an_accumulation(how, trainer, digits):
+    # the validation after the seventh of nine batches, of which every two make a step
+    stop = Stop("on_validation_batch_start", 4, how)
+    _resumed_to_the_same(trainer, digits, [stop], val_check_interval=7)
+
+
+def test_a_checkpoint_in_the_midst_of_an_accumulation_is_refused(trainer, digits):
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, i):
+            trainer.save_checkpoint(f"{i}.ckpt")
+
+    options = {"limit_train_batches": 3, "accumulate_grad_batches": 2}
+
+    def run(path=None):
+        trainer(**options, callbacks=[Save()]).fit(IntFFModule([DenseUnit([4])]), digits(), ckpt_path=path)
+
+    run()
+    with pytest.raises(CheckpointError, match="middle of an accumulation"):
+        run("0.ckpt")
+    run("1.ckpt")
+
+
+def test_a_callback_is_saved_as_it_was_before_the_validation_that_is_repeated(trainer, digits):
+    class Counter(L.Callback):
+        validations = 0
+
+        def on_validation_start(self, trainer, module):
+            self.validations += not trainer.sanity_checking
+
+        def state_dict(self):
+            return {"validations": self.validations}
+
+        def load_state_dict(self, state):
+            self.validations = state["validations"]
+
+    counts = [Counter(), Counter(), Counter()]
+    counters = iter(counts)
+    stop = Stop("on_validation_batch_end", 3, signal.SIGTERM)
+    _resumed_to_the_same(trainer, digits, [stop], lambda: [next(counters)])
+    assert counts[0].validations == counts[2].validations == 3
+
+
+@pytest.mark.parametrize(("name", "limit"), [("max_epochs", 2), ("max_steps", 14)])
+def test_fewer_epochs_or_steps_than_are_done_are_refused(name, limit, trainer, digits):
+    _, _, path = _train(trainer, digits)
+    with pytest.raises(CheckpointError, match=f"{name}={limit} has no effect: (3|15) are done"):
+        trainer(**{"max_epochs": 9, "accumulate_grad_batches": 2, name: limit}).fit(
+            IntFFModule([DenseUnit([20, 10], activation="RReLU"), DenseUnit([10], activation="RReLU")],
+                        optimizer=functools.partial(torch.optim.Adam, lr=0.01)),
+            digits(batch_size=128), ckpt_path=path,
+        )  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_a_finished_run_says_that_nothing_was_trained(trainer, digits):
     _, _, path = _train(trainer, digits)
@@ -381,3 +482,39 @@ def test_a_full_disk_leaves_the_older_file_and_names_it():
         write("new")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_row_that_a_full_disk_cut_is_left_out():
+    folder = Path("lightning_logs/version_0")
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("epoch,loss,step\n0,0.5,3\n1,0.25,1")  # of "1,0.25,17"
+    logger = ResumableCSVLogger(Path(), version=0, resume_step=18)
+    logger.log_metrics({"epoch": 2, "loss": 0.125}, step=19)
+    logger.save()
+    assert [row["step"] for row in _rows()] == ["3", "19"]
+
+
+def test_event_files_that_cannot_be_written_are_named(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    logger = EventLogger("", version=3)
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", full)
+    monkeypatch.setattr(TensorBoardLogger, "save", full)
+    monkeypatch.setattr(TensorBoardLogger, "finalize", full)
+    for call in (lambda: logger.log_metrics({}), logger.save, lambda: logger.finalize("failed")):
+        with pytest.raises(StorageError, match=r"version_3/events.out.tfevents cannot be written \(No space left"):
+            call()
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.filterwarnings("ignore:nothing was trained")
+def test_the_config_of_a_run_is_that_of_its_last_training_and_a_best_checkpoint_that_is_gone_is_named(capsys):
+    options = [*FIT, "--trainer.limit_train_batches", "2", "--test_after_fit", "false"]
+    assert main([*options, "--trainer.max_epochs", "2"]) == 0
+    assert main([*options, "--trainer.max_epochs", "1", "--ckpt_path", "last"]) == 1
+    assert "max_epochs=1 has no effect: 2 are done" in capsys.readouterr().err
+    assert "max_epochs: 2" in (RUN / "config.yaml").read_text()
+    (RUN / "checkpoints/best.ckpt").unlink()
+    assert main([*options[:-1], "true", "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 1
+    assert "checkpoints/best.ckpt is gone, so the best weights cannot be tested" in capsys.readouterr().err

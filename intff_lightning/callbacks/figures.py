@@ -16,6 +16,7 @@ from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.files import storing_events
 from intff_lightning.network import Network, StepOutput
 from intff_lightning.pairs import PairedBatch, image_and_target
 
@@ -96,7 +97,10 @@ class TrainingFigures(EvaluationCallback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, value in trainer.callback_metrics.items():
             if self._validated or not name.startswith("val/"):  # Lightning keeps those of earlier epochs
-                self.history[name].append((trainer.current_epoch + 1, float(value)))
+                points, epoch = self.history[name], trainer.current_epoch + 1
+                if points and points[-1][0] == epoch:  # max_steps had cut the epoch short, and the run resumed
+                    points.pop()
+                points.append((epoch, float(value)))
         self._validated = False
         if self._due(trainer):
             self._draw_curves(trainer)
@@ -214,7 +218,8 @@ class TrainingFigures(EvaluationCallback):
                 picture.seek(0)
             pixels = imread(picture, format="png")[..., :3]
             for logger in boards:
-                logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+                with storing_events(logger):
+                    logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": dict(self.history)}

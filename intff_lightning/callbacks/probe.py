@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.callbacks.evaluation import EvaluationCallback
-from intff_lightning.classifier import LabelClassifier
+from intff_lightning.classifier import LabelClassifier, ShownLabels
 from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError, DivergenceError
+from intff_lightning.errors import ConfigurationError, DivergenceError, check_choice
 from intff_lightning.functional import is_decided
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.modes import evaluating
@@ -49,6 +49,15 @@ class ScaledLinear(nn.Linear):
         return super().forward(features * self.scale)
 
 
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A module that gives features to a linear probe."""
+
+    def embed(self, image: Tensor, label: str, hidden: bool) -> Tensor:
+        """Map images ``(B, *)`` to features ``(B, F)``."""
+        ...
+
+
 class LinearProbe(Recorded, EvaluationCallback):
     """Trains a softmax layer on the features of the network, and logs ``val/probe_accuracy``, ``test/probe_accuracy``.
 
@@ -73,7 +82,7 @@ class LinearProbe(Recorded, EvaluationCallback):
     def __init__(
         self,
         every_n_epochs: int | None = None,
-        label: Literal["all", "neutral"] = "all",
+        label: ShownLabels = "all",
         hidden: bool = False,
         normalize: bool | None = None,
         epochs: int = 10,
@@ -84,6 +93,7 @@ class LinearProbe(Recorded, EvaluationCallback):
     ) -> None:
         if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
             raise ConfigurationError(f"LinearProbe(epochs={epochs}, every_n_epochs={every_n_epochs}): give 1 or more.")
+        check_choice("label", label, ShownLabels)
         self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
         self.augmentation, self.cache_bytes = augmentation, cache_bytes if augmentation is None else 0
@@ -97,7 +107,12 @@ class LinearProbe(Recorded, EvaluationCallback):
     # ---------------------------------------------------------------- fitting
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note that Lightning has set up the training data."""
+        """Check the network, and note that Lightning has set up the training data."""
+        if not isinstance(pl_module, HasFeatures):
+            raise ConfigurationError(
+                f"LinearProbe reads the features module.embed(image), and {type(pl_module).__name__} has no method "
+                "embed: leave the probe out, or write one."
+            )
         self._ready = self._ready or stage == "fit"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import lightning as L
 import torch.distributed
 from jsonargparse import DefaultHelpFormatter
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -32,9 +32,9 @@ from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
-from intff_lightning.cli.resume import RUNS, with_checkpoint
+from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
 from intff_lightning.datamodules import PairedDataModule
-from intff_lightning.errors import ConfigurationError, explain
+from intff_lightning.errors import CheckpointError, ConfigurationError, explain
 from intff_lightning.files import atomic_write, is_locked
 from intff_lightning.lightning_compat import CompatCLI, quiet, take_version
 from intff_lightning.network import Network
@@ -164,17 +164,24 @@ class IntFFCLI(CompatCLI):
     # ---------------------------------------------------------------- before and after a command
 
     def before_fit(self) -> None:
-        """Keep the configuration beside the results."""
+        """Keep the configuration beside the results; that of a resumed run once it trains, for it may be refused."""
+        if self.value("ckpt_path"):
+            callbacks: Any = self.trainer  # its connectors add attributes that its class does not declare
+            callbacks.callbacks.append(LambdaCallback(on_train_start=lambda *_: self._keep_config()))
+        else:
+            self._keep_config()
+
+    def _keep_config(self) -> None:
         log_dir = self.trainer.log_dir
         if log_dir and self.trainer.is_global_zero and self.trainer.loggers:
             with atomic_write(Path(log_dir) / "config.yaml") as partial:
                 self.save_config(partial)
 
-    before_predict = before_fit
+    before_predict = _keep_config
 
     def before_validate(self) -> None:
         """Keep the configuration; Lightning's table of results would repeat ours."""
-        self.before_fit()
+        self._keep_config()
         self.config_init[self.subcommand]["verbose"] = False
 
     before_test = before_validate
@@ -189,7 +196,9 @@ class IntFFCLI(CompatCLI):
         paths = [callback.best_model_path for callback in trainer.checkpoint_callbacks]
         tests = self.config["fit"]["test_after_fit"] and self.datamodule.has_data("test")
         if tests and not trainer.fast_dev_run and not trainer.barebones:
-            if not best or not Path(best).is_file():
+            if best and not Path(best).is_file():
+                raise CheckpointError(f"{os.path.relpath(best)} is gone, so the best weights cannot be tested.")
+            if not best:
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
         log_dir = trainer.log_dir  # on every process: it asks the first one
@@ -243,7 +252,7 @@ def _with_config_files(argv: list[str]) -> list[str]:
 
 
 def _resumed_version(path: str | None, root: Path) -> int | None:
-    """Return the number of the run whose ``last.ckpt`` this is, or ``None`` if it belongs to no run under ``root``.
+    """Return the number of the run under ``root`` that ends with this checkpoint, or ``None`` if there is no such run.
 
     Raises:
         ConfigurationError: The run still goes on, in another process.
@@ -251,7 +260,9 @@ def _resumed_version(path: str | None, root: Path) -> int | None:
     checkpoint = Path(path or "").absolute()
     run = checkpoint.parent.parent
     number = run.name.removeprefix("version_")
-    if checkpoint.name != "last.ckpt" or run.parent != (root / RUNS).absolute() or not number.isdigit():
+    if run.parent != (root / RUNS).absolute() or not number.isdigit():
+        return None
+    if checkpoint not in newest_first("last", [(run, checkpoint.parent.name)])[:1]:
         return None
     if is_locked(checkpoint.parent):
         raise ConfigurationError(f"--ckpt_path {path}: another process is writing to this run. Stop it, or wait.")

@@ -1,6 +1,7 @@
 """Loggers of a run: a table that survives an interruption, and errors that name the file."""
 
 import csv
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from intff_lightning.files import storing
+from intff_lightning.files import storing, storing_events
 
 Row = Mapping[str, float]
 
@@ -25,9 +26,12 @@ class ResumableCSVLogger(CSVLogger):
     ) -> None:
         super().__init__(root, version=version, flush_logs_every_n_steps=1)
         self._kept: list[dict[str, Any]] = []
+        if resume_step is None:
+            return  # and nobody has asked for the version yet, whose folder another run may make first
         path = Path(self.log_dir) / "metrics.csv"
-        if resume_step is not None and path.is_file():
-            rows = csv.DictReader(path.read_text().splitlines())
+        if path.is_file():
+            text = path.read_text()
+            rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # a full disk may cut the last row
             earlier = [row for row in rows if row["step"].isdigit() and int(row["step"]) < resume_step]
             self._kept = [{name: value for name, value in row.items() if value} for row in earlier]
             row = {name: str(value) for name, value in (epoch_row or {}).items()}
@@ -42,7 +46,9 @@ class ResumableCSVLogger(CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """Lightning's writer, with the rows that the run had before its checkpoint."""
-        writer: Any = super().experiment
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")  # rows are kept
+            writer: Any = super().experiment
         if self._kept:
             writer.metrics, self._kept = self._kept, []
             writer.save()
@@ -53,5 +59,13 @@ class EventLogger(TensorBoardLogger):
     """A TensorBoardLogger that names its file if it cannot be written: a thread writes it, and its error does not."""
 
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
-        with storing(Path(self.log_dir) / "events.out.tfevents"):
+        with storing_events(self):
             super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        with storing_events(self):
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        with storing_events(self):
+            super().finalize(status)

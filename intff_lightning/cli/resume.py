@@ -44,14 +44,14 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
             raise ConfigurationError(f"--ckpt_path: there is no file {name}.")
         found = [Path(name)]
     else:
-        found = _newest_first(name, folders)
+        found = newest_first(name, folders)
     where = ", ".join(str(folder) for folder, _ in folders)
     if fit and name == "last":
-        found = [path for path in found if not is_locked(path.parent)]
-        if not found:
+        same = _same_run(parser, argv, [path for path in found if not is_locked(path.parent)], options)
+        if same is None:
             _say(f"there is no last.ckpt in {where} yet: this run starts from scratch", sys.stderr)
             return [*argv, "--ckpt_path", "null"]
-        path, argv = _same_run(parser, argv, found, options)
+        path, argv = same
     elif found:
         path, argv = found[0], _merge(argv, found[0], read_checkpoint(found[0]), options)
     else:
@@ -109,7 +109,7 @@ def _folders(trainer: dict[str, Any]) -> list[tuple[Path, str]]:
     return places
 
 
-def _newest_first(name: str, places: list[tuple[Path, str]]) -> list[Path]:
+def newest_first(name: str, places: list[tuple[Path, str]]) -> list[Path]:
     """Return the files ``last.ckpt`` or ``best.ckpt``, or, if there is no ``last.ckpt``, all checkpoints."""
     folders = {folder for place, pattern in places for folder in place.glob(pattern)}
     found = [path for folder in folders for end in ("", "-v*") for path in folder.glob(f"{name}{end}.ckpt")]
@@ -131,25 +131,33 @@ def _merge(argv: list[str], path: Path, checkpoint: dict[str, Any], options: dic
 
 def _same_run(
     parser: LightningArgumentParser, argv: list[str], found: list[Path], options: dict[str, Any]
-) -> tuple[Path, list[str]]:
-    """Return the first file that was written with the same recipes and seed, and the arguments that resume from it."""
+) -> tuple[Path, list[str]] | None:
+    """Return the first file that was written with the same recipes and seed, and the arguments that resume from it.
+
+    A file from the middle of an accumulation is left out: it does not hold the gradients of its first batches.
+    """
     reasons = []
     for path in found:
         checkpoint = read_checkpoint(path)
         merged = _merge(argv, path, checkpoint, options)
         recipes = checkpoint.get("recipes") or {}
+        training = checkpoint.get("training") or {}
+        if training.get("accumulated"):
+            continue
         other = []
         if "model" in recipes:
             theirs = parser.parse_args([argv[0], "--config", yaml.safe_dump(recipes)])[argv[0]].as_dict()
             mine = parser.parse_args(merged)[argv[0]].as_dict()
             changed = [each for part in recipes for each in differences(mine.get(part), theirs.get(part), part)]
             other = [f"{key} is {a} here and {b} there" for key, a, b in changed if _matters(key, a)]
-        seeds = options.get("seed_everything"), (checkpoint.get("training") or {}).get("seed")
+        seeds = options.get("seed_everything"), training.get("seed")
         if None not in seeds and seeds[0] is not True and seeds[0] != seeds[1]:
             other.append(f"seed_everything is {seeds[0]} here and {seeds[1]} there")
         if not other:
             return path, merged
         reasons.append(f"--ckpt_path last: {path} is of another run: {other[0]}.")
+    if not reasons:
+        return None
     raise CheckpointError(
         f"{reasons[0]}\nA run resumes with the options that it began with. Use them, or give this run a folder of its "
         "own: --trainer.default_root_dir DIR."

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import find_classes
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms.functional import pil_to_tensor
 
 from intff_lightning.datamodules.datasets import Part
@@ -22,8 +22,9 @@ from intff_lightning.errors import ConfigurationError, DataError
 class ImageFolderDataModule(PairedDataModule):
     """Image files ``train/CLASS/NAME.png`` (or ``.jpg`` and so on), and likewise ``val`` and ``test``.
 
-    Classes are numbered in alphabetical order, as by torchvision's ``ImageFolder``. Without a folder ``val``,
-    ``val_size`` samples are divided off ``train`` at random, by ``val_seed``. Without ``test``, there is no test data.
+    Classes are numbered in alphabetical order, as by torchvision's ``ImageFolder``; hidden files and folders are left
+    out. Without a folder ``val``, ``val_size`` samples are divided off ``train`` at random, by ``val_seed``. Without
+    ``test``, there is no test data.
 
     Images are read with 8 bits per channel.
 
@@ -69,11 +70,11 @@ class ImageFolderDataModule(PairedDataModule):
         if part == "val":
             self.refuse(("val_size", "val_seed"), f"the validation images are those in {folder}")
         try:
-            known = set(find_classes(train)[0])
+            known = set(_Images.find_classes(train)[0])
             read = functools.partial(
                 _read, size=self.image_size, grey=self.grey, pixel_range=self.pixel_range, background=self.background
             )
-            images = ImageFolder(str(folder), loader=read)
+            images = _Images(str(folder), loader=read, is_valid_file=_is_image)
         except OSError as error:
             raise DataError(
                 f"{folder.absolute()}: images in train/CLASS/ are needed, one folder for each class. ({error})"
@@ -85,7 +86,23 @@ class ImageFolderDataModule(PairedDataModule):
         ]
         if differences:
             raise DataError(f"{folder.absolute()}: its classes must be those of train: {'; '.join(differences)}.")
-        return images  # type: ignore[no-any-return]  # torchvision has no types
+        return images
+
+
+class _Images(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """An ``ImageFolder`` without hidden folders, such as ``.ipynb_checkpoints``, which hold no class."""
+
+    @staticmethod
+    def find_classes(directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes = [name for name in find_classes(directory)[0] if not name.startswith(".")]
+        if not classes:
+            raise FileNotFoundError(f"all folders in {directory} are hidden.")
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
+def _is_image(path: str) -> bool:
+    """Tell whether a file is an image by its name; hidden files (``._0.png`` of macOS) are not."""
+    return path.lower().endswith(IMG_EXTENSIONS) and not Path(path).name.startswith(".")
 
 
 def _read(

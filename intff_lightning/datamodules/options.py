@@ -15,7 +15,12 @@ from intff_lightning.errors import CheckpointError, ConfigurationError
 
 
 def check_options(
-    batch_size: int, val_size: float, num_workers: int, keys: list[str] | None, pixel_range: list[float] | None
+    batch_size: int,
+    val_size: float,
+    num_workers: int,
+    num_classes: int | None,
+    keys: list[str] | None,
+    pixel_range: list[float] | None,
 ) -> None:
     """Refuse options out of range."""
     if batch_size < 1:
@@ -24,6 +29,8 @@ def check_options(
         raise ConfigurationError(f"val_size={val_size}: a number of samples or a share below 1 is needed, 0 or more.")
     if num_workers < 0:
         raise ConfigurationError(f"num_workers={num_workers}: 0 processes or more are needed.")
+    if num_classes is not None and (not isinstance(num_classes, int | np.integer) or num_classes < 1):
+        raise ConfigurationError(f"num_classes={num_classes}: an integer, 1 or more, is needed.")
     if keys is not None and (isinstance(keys, str) or len(keys) != 2):
         raise ConfigurationError(f"keys={keys}: two names are needed, [IMAGE, LABEL].")
     check_pixel_range(pixel_range)

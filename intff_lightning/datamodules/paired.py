@@ -28,10 +28,10 @@ from intff_lightning.draws import Draws, sample_numbers
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
-from intff_lightning.negatives import NegativeSource, WrongLabels
+from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import Recorded, record
-from intff_lightning.samples import Reader, check_pixels, checked
+from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_large_pixels
 
 _OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers")
 """Options of data sets and their loaders."""
@@ -97,7 +97,7 @@ class PairedDataModule(Recorded, PartDataModule):
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
-        check_options(batch_size, val_size, num_workers, keys, pixel_range)
+        check_options(batch_size, val_size, num_workers, num_classes, keys, pixel_range)
         for part, dataset in given.items():
             check_dataset(part, dataset)
         self._given = given
@@ -180,7 +180,9 @@ class PairedDataModule(Recorded, PartDataModule):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image, from a look at one sample."""
         if self._input_shape is None:
-            self._input_shape = tuple(self._look().shape)
+            image = self._look()
+            self._input_shape = tuple(image.shape)
+            warn_of_large_pixels(image)
         return self._input_shape
 
     @property
@@ -243,7 +245,8 @@ class PairedDataModule(Recorded, PartDataModule):
                     if self._reads_late:
                         batch = self.inner.on_after_batch_transfer(batch, 0)
                     return self._reader().batch(batch, labelled=False)[0][0]
-            except (AttributeError, TypeError) as error:  # of the datamodule; getattr would hide the first
+            # errors of the datamodule; getattr would hide the first kind
+            except (AttributeError, TypeError, RuntimeError) as error:
                 reason = str(error).splitlines()[0][:200]
                 raise DataError(f"{self._name}: its {part}_dataloader gives no batch to look at: {reason}") from error
         raise DataError(f"{self._name}: its {part}_dataloader gives no batch.")
@@ -370,10 +373,14 @@ class PairedDataModule(Recorded, PartDataModule):
             image, target = self.corruption.of_batch(image, target, num_classes=self.num_classes, seed=seed)
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
+        if module is not None:
+            check_shape(image, module.hparams.get("input_shape"), f"a batch of {self._name}")
         asked = isinstance(self.negatives, NegativeSource) and self.negatives.uses_model
         model: nn.Module | None = module if asked else None
         with torch.no_grad(), contextlib.nullcontext() if model is None else evaluating(model):
             negatives = self.negatives(image, target, num_classes=self.num_classes, model=model, generator=generator)
+        name = type(self.negatives).__name__
+        check_negatives(*negatives, image=image, num_classes=self.num_classes, source=name)
         return PairedBatch(image, target, *negatives)
 
     def _corrupt_set(self, train: InMemoryDataset) -> InMemoryDataset:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.units.hidden import HiddenUnit, Initialization, activation_layer, initialize
 
 Norm = Literal["none", "batch", "group"]
@@ -73,8 +73,10 @@ class ConvUnit(HiddenUnit):
             raise ConfigurationError(f"kernel_size={kernel_size}: an odd number is needed.")
         if stride < 1 or pool < 1:
             raise ConfigurationError(f"stride={stride} and pool={pool} must be 1 or more.")
+        check_choice("norm", norm, Norm)
         if norm == "group" and any(width % groups for width in channels):
             raise ConfigurationError(f"groups={groups} does not divide channels={list(channels)}.")
+        check_choice("initialization", initialization, Initialization)
         activation_layer(activation)  # refuses unknown names now, not when the body is built
         self.channels, self.kernel_size, self.stride, self.pool = list(channels), kernel_size, stride, pool
         self.norm, self.groups, self.residual = norm, groups, residual

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.functional import HALF, l2_norm, scale_samples
 from intff_lightning.labels import LabelledImages
 from intff_lightning.lightning_compat import is_watched
@@ -37,6 +37,7 @@ class DenseUnit(HiddenUnit):
         super().__init__(nn.Identity(), **options)
         if not widths or min(widths) < 1:
             raise ConfigurationError(f"widths={list(widths)}: one or more layers are needed, each of 1 neuron or more.")
+        check_choice("initialization", initialization, Initialization)
         activation_layer(activation)  # refuses unknown names now, not when the body is built
         self.widths, self.activation, self.initialization = list(widths), activation, initialization
 

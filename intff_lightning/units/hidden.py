@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,12 +12,12 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss, UnitL2
-from intff_lightning.modes import evaluating
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory
+from intff_lightning.modes import Freezable, evaluating
+from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_clipping, check_factories
 from intff_lightning.recipe import RecordedModule, from_recipe
 
 
-class HiddenUnit(RecordedModule):
+class HiddenUnit(Freezable, RecordedModule):
     r"""A unit around any body: :math:`h = f(\operatorname{normalize}(x))`, trained on its local loss :math:`L(g(h))`.
 
     Args:
@@ -50,10 +50,11 @@ class HiddenUnit(RecordedModule):
         self.normalization = UnitL2() if normalization is None else normalization
         self.goodness = MeanSquares() if goodness is None else goodness
         self.loss = SoftplusLoss() if loss is None else loss
+        check_factories(optimizer, scheduler)
+        check_clipping(gradient_clip_val)
         self.optimizer, self.scheduler, self.gradient_clip_val = optimizer, scheduler, gradient_clip_val
         own = {"normalization": normalization, "goodness": goodness, "loss": loss}
         self._own_parts = {name for name, part in own.items() if part is not None}
-        self._frozen = False
 
     def use_defaults(self, **parts: nn.Module | None) -> None:
         """Take copies of the parts that this unit was not given: ``normalization``, ``goodness`` and ``loss``."""
@@ -76,7 +77,7 @@ class HiddenUnit(RecordedModule):
             ConfigurationError: The body does not accept the input, or the goodness does not accept the body's output.
         """
         made = self.make_body(input_shape)
-        if self._frozen and made is not self.body:
+        if self.frozen and made is not self.body:
             made.requires_grad_(False)
         self.body = made
         like = next(self.parameters(), torch.empty(0))
@@ -95,12 +96,6 @@ class HiddenUnit(RecordedModule):
         expected = (2, num_classes) if self.goodness.by_class else (2,)
         if tuple(goodness.shape) != expected:
             raise ConfigurationError(f"goodness has shape {tuple(goodness.shape)} for 2 samples; {expected} is needed.")
-
-    def requires_grad_(self, requires_grad: bool = True) -> "HiddenUnit":
-        """Freeze or unfreeze the unit; layers that :meth:`setup` makes later are frozen with it."""
-        self._frozen = not requires_grad
-        super().requires_grad_(requires_grad)
-        return self
 
     def forward(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the activations ``(B, *)`` of the output neurons.
@@ -155,11 +150,12 @@ def activation_layer(name: str) -> nn.Module:
     return layer
 
 
-class UnitStack(nn.ModuleList):
+class UnitStack(Freezable, nn.ModuleList):
     """The hidden units of a network, in order.
 
     ``append`` adds a unit, also to a network that is built or trained: the unit is set up for the output of the last
-    one, votes unless ``vote`` was given, and is recorded in checkpoints. ``stack[k] = unit`` replaces a unit.
+    one, votes unless ``vote`` was given, and is recorded in checkpoints. ``stack[k] = unit`` replaces a unit, and
+    ``insert`` and ``pop`` work too, if the units that follow still take the output of the one before.
 
     Args:
         units: Hidden units, recipes of units, or plain modules, which become the bodies of units.
@@ -230,7 +226,40 @@ class UnitStack(nn.ModuleList):
 
     def __setitem__(self, index: int, module: nn.Module) -> None:
         k = range(len(self))[index]
-        super().__setitem__(k, self._adopted(k, module))
+        unit = self._adopted(k, module)
+        self._check([*list(self)[:k], unit, *list(self)[k + 1 :]])
+        super().__setitem__(k, unit)
+
+    def __delitem__(self, index: int | slice) -> None:
+        left = list(self)
+        del left[index]
+        self._check(left)
+        super().__delitem__(index)
+
+    def insert(self, index: int, module: nn.Module) -> None:
+        k = len(list(self)[:index])
+        unit = self._adopted(k, module)
+        self._check([*list(self)[:k], unit, *list(self)[k:]])
+        super().insert(k, unit)
+
+    def _check(self, units: Sequence[HiddenUnit]) -> None:
+        """Refuse units of a built network if one does not take the output of the one before."""
+        if not units:
+            raise ConfigurationError("units is empty: a network needs one hidden unit or more.")
+        if self._sizes is None:
+            return
+        like = next(self.parameters())
+        x = torch.zeros(2, *self._sizes[0], dtype=like.dtype, device=like.device)
+        for k, unit in enumerate(units):
+            try:
+                with torch.no_grad(), evaluating(unit):
+                    x = unit(x)
+            except (RuntimeError, ValueError, IndexError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigurationError(
+                    f"unit_{k} would not take an input of shape {tuple(x.shape[1:])}, and its layers are built: "
+                    f"{reason}.\nMake a new network for other sizes."
+                ) from None
 
     if TYPE_CHECKING:
 

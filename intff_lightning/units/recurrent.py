@@ -4,8 +4,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.units.hidden import HiddenUnit, activation_layer
+
+Cell = Literal["GRU", "LSTM"]
 
 
 class _Sequence(nn.Module):
@@ -40,7 +42,7 @@ class RecurrentUnit(HiddenUnit):
         self,
         width: int = 128,
         layers: int = 1,
-        cell: Literal["GRU", "LSTM"] = "GRU",
+        cell: Cell = "GRU",
         bidirectional: bool = True,
         activation: str = "ReLU",
         **options: Any,
@@ -48,6 +50,7 @@ class RecurrentUnit(HiddenUnit):
         super().__init__(nn.Identity(), **options)
         if width < 1 or layers < 1:
             raise ConfigurationError(f"width={width} and layers={layers} must be 1 or more.")
+        check_choice("cell", cell, Cell)
         activation_layer(activation)  # refuses unknown names now, not when the body is built
         self.width, self.layer_count, self.cell = width, layers, cell
         self.bidirectional, self.activation = bidirectional, activation
