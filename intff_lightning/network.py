@@ -288,6 +288,11 @@ class Network(Recorded, ExampleInputs):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("training")
         if is_in_fit(self):
+            if "optimizer_states" not in checkpoint:
+                raise CheckpointError(
+                    "the checkpoint holds weights alone (save_weights_only), so a run cannot resume from it.\n"
+                    "Train a network anew that begins with these weights (load_from_checkpoint)."
+                )
             self._refuse_other_optimizers(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {})
             if self._resumed is not None and self._resumed.get("accumulated"):
                 raise CheckpointError(
@@ -302,8 +307,7 @@ class Network(Recorded, ExampleInputs):
 
     def _refuse_smaller_limits(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume with fewer epochs or steps than the checkpoint has: they could have no effect."""
-        loop = checkpoint["loops"]["fit_loop"] if "loops" in checkpoint else {}  # without them, Lightning refuses it
-        epochs = loop["epoch_progress"]["current"]["processed"] if loop else 0
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         limits = {"max_epochs": self.trainer.max_epochs, "max_steps": self.trainer.max_steps}
         for (name, limit), done in zip(limits.items(), (epochs, checkpoint["global_step"]), strict=True):
             if limit is not None and -1 < limit < done:

@@ -29,6 +29,8 @@ def _small(config, tiny_mnist, cifar):
             options += ["--data.val_size", "100"]
     if "CIFAR" in data["class_path"]:
         options += ["--data.data_dir", str(cifar), "--data.val_size", "20"]
+    if "inner_steps: 50" in config.read_text():
+        options += ["--model.inner_steps", "5"]
     return options
 
 

@@ -2,12 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import ddp_runs
 import pytest
 import torch
-from conftest import ROOT
 
 pytestmark = pytest.mark.slow  # processes that import torch
 
@@ -37,14 +35,3 @@ def test_two_processes_equal_one(number, of_two):
     for name in ours.keys() - {probe}:
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
     assert abs(ours[probe] - theirs[probe]) < 0.1
-
-
-def test_the_command_line_on_two_processes():
-    options = ["--trainer.max_epochs", "1", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
-    fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", str(ROOT / "configs/digits.yaml")]
-    done = subprocess.run([*fit, *options, "--trainer.accelerator", "cpu"], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "sync_dist" not in done.stderr
-    assert done.stdout.count("epoch 1/1") == 1
-    assert done.stdout.count("checkpoints/best.ckpt") == 1
-    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]

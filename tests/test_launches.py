@@ -13,7 +13,7 @@ from conftest import ROOT
 
 FIT = ["-m", "intff_lightning", "fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "1",
        "--trainer.limit_train_batches", "20", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp",
-       "--data.batch_size", "16", "--test_after_fit", "false"]  # fmt: skip
+       "--data.batch_size", "16"]  # fmt: skip
 
 pytestmark = pytest.mark.slow  # processes that import torch
 
@@ -46,20 +46,20 @@ def _run(*commands):
 
 def test_every_launch_trains_the_same_network():
     """Lightning's own launch, torchrun, and two nodes of one process each, all of two processes."""
-    root = "--trainer.default_root_dir"
+    root, no_test = "--trainer.default_root_dir", ["--test_after_fit", "false"]
     port = _port()
     launches = {
         "own": [[sys.executable, *FIT, "--trainer.devices", "2", root, "own"]],
         "torchrun": [
             [
                 *_torchrun("--nproc_per_node", "2", "--master_port", _port()),
-                *[*FIT, "--trainer.devices", "2", root, "torchrun"],
+                *[*FIT, *no_test, "--trainer.devices", "2", root, "torchrun"],
             ]
         ],
         "nodes": [
             [
                 *_torchrun("--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--master_port", port),
-                *[*FIT, "--trainer.devices", "1", "--trainer.num_nodes", "2", root, "nodes"],
+                *[*FIT, *no_test, "--trainer.devices", "1", "--trainer.num_nodes", "2", root, "nodes"],
             ]
             for rank in range(2)
         ],
@@ -67,7 +67,9 @@ def test_every_launch_trains_the_same_network():
     states = {}
     for name, commands in launches.items():
         outputs = _run(*commands)
-        assert sum(out.count("epoch 1/1") for out in outputs) == 1  # one process speaks
+        for line in ("epoch 1/1", "checkpoints/best.ckpt"):
+            assert sum(out.count(line) for out in outputs) == 1  # one process speaks
+        assert not any("sync_dist" in out for out in outputs)
         assert [path.name for path in (Path(name) / "lightning_logs").iterdir()] == ["version_0"]
         last = Path(name) / "lightning_logs/version_0/checkpoints/last.ckpt"
         states[name] = torch.load(last, weights_only=True)

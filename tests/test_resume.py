@@ -145,6 +145,8 @@ FILES = {
     "last.yaml": "ckpt_path: last",
     "logger.yaml": """trainer: {logger: {class_path: lightning.pytorch.loggers.TensorBoardLogger,
                                init_args: {save_dir: logs, name: exp}}}""",
+    "name.yaml": """trainer: {logger: {class_path: lightning.pytorch.loggers.TensorBoardLogger,
+                             init_args: {save_dir: logs, name: a/b}}}""",
     "callback.yaml": """trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.ModelCheckpoint,
                                      init_args: {dirpath: logs/mine}}]}""",
 }
@@ -165,6 +167,8 @@ FILES = {
         ("none/checkpoints/last.ckpt",
          ["--trainer.logger", "false", "--trainer.default_root_dir", "none", "--ckpt_path", "last"]),
         ("logs/exp/version_0/checkpoints/last.ckpt", ["--config", "logger.yaml", "--config", "last.yaml"]),
+        ("logs/a/b/version_0/checkpoints/last.ckpt", ["--config", "name.yaml", "--config", "last.yaml"]),
+        ("logs/mine/sub/epoch=3.ckpt", ["--config", "callback.yaml", "--ckpt_path", "last"]),
         ("logs/mine/last.ckpt", ["--config", "callback.yaml", "--ckpt_path", "last"]),
         ("logs/mine/epoch=3.ckpt", ["--config", "callback.yaml", "--ckpt_path", "last"]),
     ],
@@ -447,6 +451,14 @@ def test_a_callback_is_saved_as_it_was_before_the_validation_that_is_repeated(tr
     assert counts[0].validations == counts[2].validations == 3
 
 
+def test_a_run_does_not_resume_from_weights_alone(trainer, digits):
+    run = trainer()
+    run.fit(IntFFModule([DenseUnit([4])]), digits())
+    run.save_checkpoint("weights.ckpt", weights_only=True)
+    with pytest.raises(CheckpointError, match="holds weights alone"):
+        trainer(max_epochs=2).fit(IntFFModule([DenseUnit([4])]), digits(), ckpt_path="weights.ckpt")
+
+
 @pytest.mark.parametrize(("name", "limit"), [("max_epochs", 2), ("max_steps", 14)])
 def test_fewer_epochs_or_steps_than_are_done_are_refused(name, limit, trainer, digits):
     _, _, path = _train(trainer, digits)
@@ -484,6 +496,7 @@ def test_a_full_disk_leaves_the_older_file_and_names_it():
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 def test_a_row_that_a_full_disk_cut_is_left_out():
     folder = Path("lightning_logs/version_0")
     folder.mkdir(parents=True)
@@ -515,6 +528,7 @@ def test_the_config_of_a_run_is_that_of_its_last_training_and_a_best_checkpoint_
     assert main([*options, "--trainer.max_epochs", "1", "--ckpt_path", "last"]) == 1
     assert "max_epochs=1 has no effect: 2 are done" in capsys.readouterr().err
     assert "max_epochs: 2" in (RUN / "config.yaml").read_text()
+    options = [*options[:-1], "true", "--trainer.limit_val_batches", "0"]
     (RUN / "checkpoints/best.ckpt").unlink()
-    assert main([*options[:-1], "true", "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 1
+    assert main([*options, "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 1
     assert "checkpoints/best.ckpt is gone, so the best weights cannot be tested" in capsys.readouterr().err

@@ -156,7 +156,10 @@ class IntFFCLI(CompatCLI):
         version, step, row = _resumed_version(path, root), None, None
         if version is not None:
             checkpoint = read_checkpoint(path)
-            step, row = checkpoint["global_step"], checkpoint["callbacks"].get("LastCheckpoint", {}).get("epoch_row")
+            step, row = (
+                checkpoint["global_step"],
+                (checkpoint.get("callbacks") or {}).get("LastCheckpoint", {}).get("epoch_row"),
+            )
         table = ResumableCSVLogger(root, version, resume_step=step, epoch_row=row)
         take_version(table, None)
         return [table, EventLogger(root, version=table.version, purge_step=step)]

@@ -45,7 +45,7 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
         found = [Path(name)]
     else:
         found = newest_first(name, folders)
-    where = ", ".join(str(folder) for folder, _ in folders)
+    where = ", ".join(dict.fromkeys(str(folder) for folder, _ in folders))
     if fit and name == "last":
         same = _same_run(parser, argv, [path for path in found if not is_locked(path.parent)], options)
         if same is None:
@@ -100,9 +100,12 @@ def _folders(trainer: dict[str, Any]) -> list[tuple[Path, str]]:
     elif logger is None or logger is True:
         places = [(root / RUNS, "version_*/checkpoints*")]
     else:
-        loggers = logger if isinstance(logger, list) else [logger]
-        saved = [Path((each.get("init_args") or {}).get("save_dir") or root) for each in loggers]
-        places = [(folder, f"{'*/' * depth}checkpoints*") for folder in saved for depth in range(3)]
+        places = []
+        for each in logger if isinstance(logger, list) else [logger]:
+            options = each.get("init_args") or {}
+            depth = 3 + str(options.get("name") or "").count("/")  # save_dir/name/version/checkpoints at most
+            folder = Path(options.get("save_dir") or root)
+            places += [(folder, f"{'*/' * levels}checkpoints*") for levels in range(depth)]
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         dirpath = (callback.get("init_args") or {}).get("dirpath")
         places += [(Path(dirpath).parent, f"{Path(dirpath).name}*")] if dirpath else []
@@ -114,7 +117,7 @@ def newest_first(name: str, places: list[tuple[Path, str]]) -> list[Path]:
     folders = {folder for place, pattern in places for folder in place.glob(pattern)}
     found = [path for folder in folders for end in ("", "-v*") for path in folder.glob(f"{name}{end}.ckpt")]
     if not found and name == "last":
-        found = [path for folder in folders for path in folder.glob("*.ckpt")]
+        found = [path for folder in folders for path in folder.rglob("*.ckpt")]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

@@ -105,19 +105,9 @@ class PairedDataModule(Recorded, PartDataModule):
         self.corruption, self.augmentation = corruption, augmentation
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
-        self.inner: Any = datamodule or DatasetDataModule(
-            self.load,
-            self.divide,
-            self._corrupt_set,
-            self.settle_seed,
-            num_classes,
-            lambda: self.num_classes,
-            batch_size,
-            num_workers,
-            keys,
-            pixel_range,
-            type(self).__name__,
-        )
+        read_as = (batch_size, num_workers, keys, pixel_range, type(self).__name__)
+        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, lambda: self.num_classes)
+        self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__
         hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
         self._reads_late = datamodule is not None and any(defines(datamodule, hook) for hook in hooks)
