@@ -244,7 +244,7 @@ class LinearProbe(Recorded, EvaluationCallback):
 
     def state_dict(self) -> dict[str, Any]:
         if self.layer is None or self._optimizer is None:
-            return {}
+            return self._restored  # not fitted since the run resumed
         return {
             "layer": self.layer.state_dict(),
             "optimizer": self._optimizer.state_dict(),

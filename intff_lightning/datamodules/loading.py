@@ -165,6 +165,8 @@ class ResumableLoader(SampleLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
+        if self._resumed is not None:  # and no batch was read since
+            return self._resumed
         sampler: Any = self.sampler
         sizes = {"batch_size": self.batch_size or 1, "samples": sampler.size, "processes": sampler.num_replicas}
         return {"batches": self._done, "epoch": sampler.epoch, **sizes}
