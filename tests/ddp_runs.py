@@ -20,23 +20,52 @@ RUNS = [
 ]
 
 
+class Bytes(L.Callback):
+    """Counts the bytes that a process reduces in each batch: by ``all_reduce``, and by DDP itself."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.plain = torch.distributed.all_reduce
+
+    def all_reduce(self, tensor, *args, **options):
+        self.batches[-1:] = [count + tensor.numel() * tensor.element_size() for count in self.batches[-1:]]
+        return self.plain(tensor, *args, **options)
+
+    def on_train_start(self, trainer, module):
+        def hook(_, bucket):  # what DDP would reduce
+            self.batches[-1] += bucket.buffer().numel() * bucket.buffer().element_size()
+            done = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        torch.distributed.all_reduce = self.all_reduce
+        trainer.strategy.model.register_comm_hook(None, hook)
+
+    def on_train_batch_start(self, *_):
+        self.batches.append(0)
+
+    def on_train_epoch_end(self, *_):
+        torch.distributed.all_reduce = self.plain
+
+
 def train(world, update, units, source):
-    """Fit and test; returns the weights, the metrics and the number of steps."""
+    """Fit and test; returns the weights, the metrics, the number of steps, and the bytes reduced in each batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], update=update, optimizer=optimizer).double()
         data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
+        sent, callbacks = Bytes(), [GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)]
         trainer = L.Trainer(
             accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=2,
             precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)],
+            enable_model_summary=False, callbacks=callbacks + [sent] * (world > 1),
         )  # fmt: skip
         trainer.fit(module, data)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         trainer.test(module, data, verbose=False)
         metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
-    return module.state_dict(), metrics, trainer.global_step
+    return module.state_dict(), metrics, trainer.global_step, sent.batches
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def of_two(tmp_path_factory):
     "number", range(len(ddp_runs.RUNS)), ids=["-".join(map(str, run[:2])) for run in ddp_runs.RUNS]
 )
 def test_two_processes_equal_one(number, of_two):
-    one, ours, steps = ddp_runs.train(1, *ddp_runs.RUNS[number])
-    (first, theirs, steps_of_two), (second, *_) = (results[number] for results in of_two)
+    one, ours, steps, _ = ddp_runs.train(1, *ddp_runs.RUNS[number])
+    (first, theirs, steps_of_two, _), (second, *_) = (results[number] for results in of_two)
     for name, weight in one.items():
         assert torch.equal(first[name], second[name])
         assert (first[name] - weight).abs().max() <= 1e-9 * weight.abs().max()
@@ -35,3 +35,9 @@ def test_two_processes_equal_one(number, of_two):
     for name in ours.keys() - {probe}:
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
     assert abs(ours[probe] - theirs[probe]) < 0.1
+
+
+@pytest.mark.parametrize("number", range(len(ddp_runs.RUNS)))
+def test_a_batch_reduces_every_gradient_once_whatever_the_schedule(number, of_two):
+    for weights, _, _, sent in (results[number] for results in of_two):
+        assert sent[:20] == [sum(weight.numel() * weight.element_size() for weight in weights.values())] * 20

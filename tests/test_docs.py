@@ -201,7 +201,7 @@ def test_blocks_have_a_known_language(page):
 
 @pytest.mark.slow
 @each_page
-def test_commands_and_configs_are_accepted(page, workshop, capsys):
+def test_commands_and_configs_are_accepted(page, workshop, blank_figures, capsys):
     found, prose = blocks(page)
     for block in found:
         if block.language == "yaml" and page != CONTRIBUTING:

@@ -273,6 +273,7 @@ def test_held_out_validation_images_are_not_trained_on(tiny_mnist):
     assert make_procedure(row, "author", 0, str(tiny_mnist)).data.train_size is None
 
 
+@pytest.mark.slow
 def test_table_files_and_a_second_call_that_trains_nothing(data, capsys):
     arguments = ["table2", "--seeds", "2", *data]
     assert main(arguments) == 0
@@ -411,6 +412,7 @@ def test_a_shipped_config_trains_the_network_of_its_procedure(row, procedure, ti
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_figures(data):
     assert main(["figure3", *data]) == 0
     losses = [row["unit_losses"] for row in _rows("out/figure3.json")]

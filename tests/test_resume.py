@@ -181,6 +181,7 @@ def test_last_is_found_where_the_loggers_and_callbacks_put_it(place, arguments, 
     assert capsys.readouterr().out == f"resuming from {place}, step 2\n"
 
 
+@pytest.mark.slow
 def test_the_newest_run_of_the_same_recipes_and_seed_is_taken(checkpoint, resolve, capsys):
     saved = torch.load(checkpoint, weights_only=True)
     places = [f"lightning_logs/version_{number}/checkpoints/last.ckpt" for number in range(4)]
