@@ -91,7 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
     for name, (network, steps) in list(NETWORKS.items())[: 1 if arguments.quick else None]:
         turns = {rule.name: median_step(rule, network, BATCH, steps, arguments.device) for rule in rules}
         take_turns(turns, 1)  # compilation, and memory that is allocated once
-        times = take_turns(turns, 2 if arguments.quick else ROUNDS)
+        times = take_turns(turns, 1 if arguments.quick else ROUNDS)
         groups[name] = {}
         for rule, values in times.items():
             ratios = [mine / theirs for mine, theirs in zip(values, times[BP.name], strict=True)]

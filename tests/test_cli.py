@@ -16,18 +16,14 @@ from intff_lightning.cli.messages import shorten
 CONFIGS = sorted((ROOT / "intff_lightning/configs").rglob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if path.parent.name == "configs"]  # the others are the paper's rows
 LARGE = ("_conv", "_attention", "_recurrent", "_unsupervised", "resnet18")  # more than two seconds
-DRAWN = (
-    "digits",
-    "mnist_unsupervised",
-    "cifar10_conv",
-)  # grey with labels, without labels, colour by class
+DRAWN = ("digits", "mnist_unsupervised", "cifar10_conv")  # in grey with labels, without labels, in colour by class
 DIGITS = str(ROOT / "configs/digits.yaml")
 
 
 def _small(config, tiny_mnist, cifar):
     """Options that make a shipped config small: its own network and data, on 500 images at most."""
     data = yaml.safe_load(config.read_text())["data"]
-    options = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
+    options = ["--trainer.max_epochs", "2" if config in SHIPPED else "1", "--trainer.accelerator", "cpu"]
     if "MNIST" in data["class_path"]:
         options += ["--data.data_dir", str(tiny_mnist)]
         if data["init_args"].get("val_size") != 0:
@@ -53,7 +49,7 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
     assert main(["fit", "--config", str(config), *_small(config, tiny_mnist, cifar)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert "epoch 2/2  loss " in printed.out
+    assert ("epoch 2/2  loss " if config in SHIPPED else "epoch 1/1  loss ") in printed.out
     assert "network" in printed.out
     log = Path("lightning_logs/version_0")
     intff = "IntFFModule" in config.read_text()
