@@ -34,6 +34,8 @@ from intff_lightning.files import atomic_write, lock_folder
 from intff_lightning.lightning_compat import (
     GuardedCheckpoint,
     logged_metrics,
+    logs_this_step,
+    validation_follows,
     validation_is_under_way,
     with_validation_to_repeat,
 )
@@ -177,7 +179,8 @@ class LastCheckpoint(RunCheckpoint):
 
     A run stops where its state is consistent: between two batches (two accumulations), or in a validation, which the
     resumed run repeats. A second Ctrl-C stops it at once, and so does any other exception. Then the older ``last.ckpt``
-    stays, because a unit may have taken a step that the next one has not.
+    stays, because a unit may have taken a step that the next one has not. It also stays if an epoch is cut short
+    (``max_time``, ``EarlyStopping``) inside an accumulation, whose gradients are in no checkpoint.
 
     Args:
         every_n_train_steps: Also save after every so many steps.
@@ -198,34 +201,42 @@ class LastCheckpoint(RunCheckpoint):
         )
         self.stopped = False
         self._signal = _StopSignal()
-        self._epoch_ends = False
+        self._batch_ends = self._epoch_ends = False
         self._repeats_validation = False
-        self._row: dict[str, float] = {}
+        self._validations: dict[int, int] = {}  # by step, those inside the accumulation that follows it
 
     # ---------------------------------------------------------------- what is saved, and when
 
     def may_save(self, trainer: L.Trainer) -> bool:
-        # resumed from an epoch's last batch, a run would miss the validation and the metrics that end the epoch
-        between = self._repeats_validation or not trainer.is_last_batch
-        return self._epoch_ends or (between and _has_stepped(trainer))
+        if self._epoch_ends and not self.best_model_path:  # weights that may not be resumed from are better than none
+            return True
+        # resumed from a batch that a validation or the end of the epoch follows, a run would miss these
+        between = (
+            self._epoch_ends or self._repeats_validation or not (trainer.is_last_batch or validation_follows(trainer))
+        )
+        return between and _has_stepped(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after every epoch; Lightning does not if it saves by steps or time."""
         self._epoch_ends = True
         if self.is_due(trainer):
-            row = logged_metrics(trainer)  # loggers get them a moment later: see state_dict
-            self._row = {**row, "epoch": trainer.current_epoch, "step": trainer.global_step - 1} if row else {}
             self.save_now(trainer)
         self._epoch_ends = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return Lightning's state, and the epoch's row of metrics: a run killed now would not find it in its table."""
-        return {**super().state_dict(), "epoch_row": self._row}
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let a run that is stopped in a validation repeat it."""
+        """Let a run that is stopped in a validation repeat it; add the row of metrics that loggers get a moment later.
+
+        A run that is killed now would not find it in its table.
+        """
         if self._repeats_validation:
             checkpoint["loops"] = with_validation_to_repeat(checkpoint["loops"])
+        # it would also find the row of the validation that is repeated, beside those of earlier ones at the same step
+        logs = self._epoch_ends or (self._batch_ends and logs_this_step(trainer))
+        row = logged_metrics(trainer) if logs else {}
+        checkpoint["callbacks"][self.state_key] |= {
+            "row": {**row, "epoch": trainer.current_epoch, "step": trainer.global_step - 1} if row else {},
+            "validations": self._validations.get(trainer.global_step - 1, 0) if self._repeats_validation else None,
+        }
 
     # ---------------------------------------------------------------- stopping
 
@@ -240,13 +251,24 @@ class LastCheckpoint(RunCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._batch_ends = True
         self.save_by_interval(trainer, outputs, batch, batch_idx)
         if self.may_save(trainer):
             self._stop_if_asked(trainer)
+        self._batch_ends = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
             self._stop_if_asked(trainer)
+            if not trainer.is_last_batch:  # the save after this batch, if one is due
+                self._repeats_validation = True
+                self.save_by_interval(trainer, None, None, trainer.fit_loop.batch_idx)
+                self._repeats_validation = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not _has_stepped(trainer):
+            self._validations = {trainer.global_step: self._validations.get(trainer.global_step, 0) + 1}
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
         # processes may have different numbers of batches, and can agree only before the first

@@ -128,7 +128,7 @@ class GuardedCheckpoint(ModelCheckpoint):
         return True
 
     def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
-        return not self.may_save(trainer) or super()._should_skip_saving_checkpoint(trainer)
+        return super()._should_skip_saving_checkpoint(trainer) or not self.may_save(trainer)
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Tell whether a save would do anything now: not in a sanity check, and not twice at one step."""
@@ -150,6 +150,14 @@ def validation_is_under_way(trainer: L.Trainer) -> bool:
     return trainer.state.fn == "fit" and trainer.validating and not ended
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Tell whether a validation follows the training batch that is about to end."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None  # it trains
+    empty = trainer.val_dataloaders is not None and not sum(trainer.num_val_batches)
+    return not empty and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
 def with_validation_to_repeat(loops: dict[str, Any]) -> dict[str, Any]:
     """Return the loops of a checkpoint that was saved during a validation, as they were before its first batch."""
     fit = dict(loops["fit_loop"])
@@ -161,9 +169,17 @@ def with_validation_to_repeat(loops: dict[str, Any]) -> dict[str, Any]:
     return {**loops, "fit_loop": {**fit, name: progress}}
 
 
-def with_epoch_to_finish(loops: dict[str, Any]) -> dict[str, Any]:
-    """Return the loops of a checkpoint whose last epoch was cut short as begun: Lightning counts it as a whole one."""
+def with_epoch_to_finish(trainer: L.Trainer, loops: dict[str, Any]) -> dict[str, Any]:
+    """Return the loops of a checkpoint whose last epoch was cut short as begun: Lightning counts it as a whole one.
+
+    If its last batch ended in a validation by interval, the resumed run ends this batch again, and counts its step.
+    """
     fit = dict(loops["fit_loop"])
+    stops, trainer.should_stop = trainer.should_stop, False  # a stop asks for a validation too
+    if validation_follows(trainer):
+        state = fit["epoch_loop.state_dict"]
+        fit["epoch_loop.state_dict"] = {**state, "_batches_that_stepped": state["_batches_that_stepped"] - 1}
+    trainer.should_stop = stops
     parts = {name: {**part, "processed": part["started"] - 1} for name, part in fit["epoch_progress"].items()}
     parts = {name: {**part, "completed": part["processed"]} for name, part in parts.items()}
     return {**loops, "fit_loop": {**fit, "epoch_progress": parts}}
@@ -177,8 +193,13 @@ def resume_after_whole_epochs(module: L.LightningModule) -> None:
     module.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
+def logs_this_step(trainer: L.Trainer) -> bool:
+    """Tell whether loggers will be given metrics at the end of this training step."""
+    return bool(trainer._logger_connector.should_update_logs)
+
+
 def logged_metrics(trainer: L.Trainer) -> dict[str, float]:
-    """Return the metrics that loggers will be given at the end of this epoch."""
+    """Return the metrics that loggers will be given at the end of this training step or epoch."""
     metrics = trainer._logger_connector.metrics["log"]
     return {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
 

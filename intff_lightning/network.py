@@ -274,8 +274,8 @@ class Network(Recorded, ExampleInputs):
             between = epoch.processed == epoch.started
             cut = between and epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
             if cut and "loops" in checkpoint:
-                checkpoint["loops"] = with_epoch_to_finish(checkpoint["loops"])
-            accumulated = 0 if between or trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches
+                checkpoint["loops"] = with_epoch_to_finish(trainer, checkpoint["loops"])
+            accumulated = 0 if trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches
             checkpoint["training"] = {
                 "losses": self._losses.state_dict(with_last_mean=trainer.validating or cut),
                 "accumulated": accumulated,
@@ -294,13 +294,13 @@ class Network(Recorded, ExampleInputs):
                     "Train a network anew that begins with these weights (load_from_checkpoint)."
                 )
             self._refuse_other_optimizers(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-            if self._resumed is not None and self._resumed.get("accumulated"):
-                raise CheckpointError(
-                    "the checkpoint is from the middle of an accumulation (accumulate_grad_batches), and does not hold "
-                    "the gradients of its first batches.\nResume from another one, such as last.ckpt."
-                )
             self._refuse_smaller_limits(checkpoint)
             self._resume_early_stopping(checkpoint.get("callbacks") or {})
+            if self._resumed is not None and self._resumed.get("accumulated") and not self.trainer.should_stop:
+                raise CheckpointError(
+                    "the checkpoint is from the middle of an accumulation (accumulate_grad_batches), and does not hold "
+                    "the gradients of its first batches.\nResume from an older one, or train anew."
+                )
             resume_after_whole_epochs(self)
         if self._resumed is not None:
             self._resumed["optimizers"] = len(checkpoint.get("optimizer_states", ()))

@@ -202,15 +202,41 @@ def test_resume_after_whole_epochs(digits, trainer):
     assert run(False, "epoch_end.ckpt", 6) != whole[4:]  # why the private method is replaced
 
 
-def test_with_epoch_to_finish():
+@pytest.mark.parametrize("validated", [True, False])
+def test_with_epoch_to_finish(validated, trainer, monkeypatch):
+    monkeypatch.setattr(compat, "validation_follows", lambda run: validated and not run.should_stop)
     whole = {"ready": 3, "started": 3, "processed": 3, "completed": 3}
-    ended = {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": whole, "current": {**whole, "completed": 2}}}}
+    progress = {"total": whole, "current": {**whole, "completed": 2}}
+    ended = {"fit_loop": {"epoch_loop.state_dict": {"_batches_that_stepped": 5}, "epoch_progress": progress}}
     begun = {"ready": 3, "started": 3, "processed": 2, "completed": 2}
-    assert compat.with_epoch_to_finish(ended)["fit_loop"] == {
-        "state_dict": {},
+    run = trainer()
+    run.should_stop = True
+    assert compat.with_epoch_to_finish(run, ended)["fit_loop"] == {
+        "epoch_loop.state_dict": {"_batches_that_stepped": 4 if validated else 5},
         "epoch_progress": {"total": begun, "current": begun},
     }
-    assert ended["fit_loop"]["epoch_progress"]["total"] is whole  # a copy is changed
+    assert run.should_stop
+    assert ended["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] == 5  # a copy is changed
+    assert ended["fit_loop"]["epoch_progress"]["total"] is whole
+
+
+def test_what_follows_a_training_batch(digits, trainer):
+    seen, done = [], []
+
+    class Ask(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append((batch_idx, compat.validation_follows(trainer), compat.logs_this_step(trainer)))
+
+        def on_validation_start(self, trainer, pl_module):
+            done.append(trainer.fit_loop.batch_idx)
+
+    options = {"limit_train_batches": 5, "val_check_interval": 2, "log_every_n_steps": 3, "num_sanity_val_steps": 0}
+    trainer(callbacks=[Ask()], **options).fit(IntFFModule([DenseUnit([5])]), digits())
+    assert [batch for batch, validates, _ in seen if validates] == done == [1, 3]
+    assert [batch for batch, _, logs in seen if logs] == [2]
+    seen.clear()
+    trainer(callbacks=[Ask()], **options).fit(IntFFModule([DenseUnit([5])]), digits(val_size=0))
+    assert not any(validates for _, validates, _ in seen)
 
 
 def test_logged_metrics(digits, trainer):

@@ -160,14 +160,11 @@ class IntFFCLI(CompatCLI):
         if self.subcommand != "fit":
             return [ResumableCSVLogger(root)]
         path = self.value("ckpt_path")
-        version, step, row = _resumed_version(path, root), None, None
+        version, step, last = _resumed_version(path, root), None, {}
         if version is not None:
             checkpoint = read_checkpoint(path)
-            step, row = (
-                checkpoint["global_step"],
-                (checkpoint.get("callbacks") or {}).get("LastCheckpoint", {}).get("epoch_row"),
-            )
-        table = ResumableCSVLogger(root, version, resume_step=step, epoch_row=row)
+            step, last = checkpoint["global_step"], (checkpoint.get("callbacks") or {}).get("LastCheckpoint", {})
+        table = ResumableCSVLogger(root, version, step, last.get("row"), last.get("validations"))
         take_version(table, None)
         return [table, EventLogger(root, version=table.version, purge_step=step)]
 

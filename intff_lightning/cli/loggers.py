@@ -18,11 +18,17 @@ class ResumableCSVLogger(CSVLogger):
     """Writes every row of ``metrics.csv`` at once, and keeps the rows of a run that is resumed.
 
     Lightning's own logger holds rows back, which a killed run loses, and deletes the file that it finds. Rows from
-    ``resume_step`` on are written again; ``epoch_row`` follows a checkpoint from the end of an epoch.
+    ``resume_step`` on are written again. ``row`` is the row that follows the checkpoint. If its validation is repeated,
+    the step before has so many rows of earlier ``validations``; ``None`` keeps them all.
     """
 
     def __init__(
-        self, root: Path, version: int | None = None, resume_step: int | None = None, epoch_row: Row | None = None
+        self,
+        root: Path,
+        version: int | None = None,
+        resume_step: int | None = None,
+        row: Row | None = None,
+        validations: int | None = None,
     ) -> None:
         super().__init__(root, version=version, flush_logs_every_n_steps=1)
         self._kept: list[dict[str, Any]] = []
@@ -32,11 +38,14 @@ class ResumableCSVLogger(CSVLogger):
         if path.is_file():
             text = path.read_text()
             rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # a full disk may cut the last row
-            earlier = [row for row in rows if row["step"].isdigit() and int(row["step"]) < resume_step]
-            self._kept = [{name: value for name, value in row.items() if value} for row in earlier]
-            row = {name: str(value) for name, value in (epoch_row or {}).items()}
-            if row.get("step") == str(resume_step - 1) and row not in self._kept:
-                self._kept.append(row)
+            earlier = [each for each in rows if each["step"].isdigit() and int(each["step"]) < resume_step]
+            self._kept = [{name: value for name, value in each.items() if value} for each in earlier]
+            if validations is not None:
+                repeated = [each for each in self._kept if _is_validation(each, resume_step - 1)][validations:]
+                self._kept = [each for each in self._kept if each not in repeated]
+            following = {name: str(value) for name, value in (row or {}).items()}
+            if following and following not in self._kept:
+                self._kept.append(following)
 
     def save(self) -> None:
         with storing(Path(self.log_dir) / "metrics.csv"):
@@ -53,6 +62,11 @@ class ResumableCSVLogger(CSVLogger):
             writer.metrics, self._kept = self._kept, []
             writer.save()
         return writer
+
+
+def _is_validation(row: Mapping[str, str], step: int) -> bool:
+    """Tell whether a row holds the metrics of a validation after this step."""
+    return row["step"] == str(step) and any(name.startswith("val/") for name in row)
 
 
 class EventLogger(TensorBoardLogger):
