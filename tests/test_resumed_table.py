@@ -1,5 +1,6 @@
 """The table of a run that is stopped, killed and resumed is that of a run that is not stopped."""
 
+import contextlib
 import csv
 import functools
 import os
@@ -68,10 +69,8 @@ def _run(folder, *callbacks, path=None, every=None, **options):
         num_classes=3,
         optimizer=functools.partial(torch.optim.Adam, lr=0.02),
     )
-    try:
+    with contextlib.suppress(SystemExit, Killed):
         run.fit(module, PairedDataModule(train=DATA, val_size=6, batch_size=3), ckpt_path=path)
-    except (SystemExit, Killed):
-        pass
     signal.signal(signal.SIGINT, signal.default_int_handler)
     text = (Path(table.log_dir) / "metrics.csv").read_text().splitlines()
     rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(text)]
@@ -87,13 +86,18 @@ def _run(folder, *callbacks, path=None, every=None, **options):
         ([("on_train_batch_start", 6, signal.SIGTERM)], {"accumulate_grad_batches": 3}),
         # in a validation, and again after it, before anything was saved
         ([("on_validation_batch_end", 2, signal.SIGTERM), ("on_train_batch_start", 1, Killed)], {}),
-        ([("on_validation_batch_end", 2, signal.SIGTERM), ("on_train_epoch_end", 1, Killed)], {"val_check_interval": 1.0}),
-        ([("on_validation_batch_end", 6, signal.SIGTERM), ("on_train_batch_start", 1, Killed)],
-         {"accumulate_grad_batches": 3, "val_check_interval": 2}),
+        (
+            [("on_validation_batch_end", 2, signal.SIGTERM), ("on_train_epoch_end", 1, Killed)],
+            {"val_check_interval": 1.0},
+        ),
+        (
+            [("on_validation_batch_end", 6, signal.SIGTERM), ("on_train_batch_start", 1, Killed)],
+            {"accumulate_grad_batches": 3, "val_check_interval": 2},
+        ),
         # killed in a validation that follows a save by interval
         ([("on_validation_batch_end", 3, Killed)], {"every": 2}),
     ],
-)  # fmt: skip
+)
 def test_stops_around_a_validation(stops, options):
     weights, rows, best, _ = _run("whole", **options)
     path = None
