@@ -81,6 +81,7 @@ class BackpropModule(Freezable, Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the scores (logits) ``(B, C)`` of images ``(B, *)``, float in [0, 1]."""
+        self.check_built()
         scores: Tensor = self.head(self.body(image))
         return scores
 

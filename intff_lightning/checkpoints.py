@@ -68,8 +68,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"]
     except Exception as error:  # torch's reader raises anything for a damaged file
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged ({reason}).") from None
+        reason = " ".join(str(error).split()).partition(". ")[0][:120] or type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint, or is damaged ({reason}).\nGive another one, or remove it."
+        ) from None
     return checkpoint
 
 

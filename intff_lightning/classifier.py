@@ -12,15 +12,11 @@ from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, N
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
 from intff_lightning.recipe import from_recipe, to_recipe
+from intff_lightning.samples import check_shape
 from intff_lightning.units import UnitStack
 
 ShownLabels = Literal["all", "neutral"]
 """Labels under which :meth:`LabelClassifier.embed` reads an image."""
-
-
-def _check_float(image: Tensor) -> None:
-    if not image.is_floating_point():
-        raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
 
 
 class LabelClassifier(Freezable, Network):
@@ -97,6 +93,7 @@ class LabelClassifier(Freezable, Network):
 
     def goodness(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``."""
+        self.check_built()
         goodness: Tensor = self.units(x)
         return goodness
 
@@ -141,8 +138,9 @@ class LabelClassifier(Freezable, Network):
                 "this network was trained without labels: read it by a linear probe (callbacks.LinearProbe, embed)."
             )
         if self.by_class:
-            _check_float(image)
+            self._check_image(image)
             return self.goodness(image)
+        self._check_image(image)
         return self._sweep(image, lambda x: self.goodness(x).T).permute(2, 0, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -163,6 +161,7 @@ class LabelClassifier(Freezable, Network):
             ``(B, features)``; ``label="all"`` gives C times as many features if the encoder shows labels.
         """
         check_choice("label", label, ShownLabels)
+        self._check_image(image)
 
         def read(x: Tensor | LabelledImages) -> Tensor:
             outputs: list[Tensor] = []
@@ -176,6 +175,13 @@ class LabelClassifier(Freezable, Network):
             return read(image)
         return self._sweep(image, read).flatten(1) if label == "all" else read(self.encoder(image, None))
 
+    def _check_image(self, image: Tensor) -> None:
+        """Refuse images that are not floating point, or of another shape than the network was built for."""
+        self.check_built()
+        if not image.is_floating_point():
+            raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
+        check_shape(image, self.hparams["input_shape"], type(self).__name__)
+
     def inputs_per_pass(self, device: torch.device) -> int:
         """Return ``sweep_size``, or by default what suits the device: on a CPU, activations should fit its caches."""
         return self.sweep_size or (640 if device.type == "cpu" else 8192)
@@ -186,7 +192,6 @@ class LabelClassifier(Freezable, Network):
         ``read`` maps N labelled images to ``(N, F)``. It gets a few images at a time, under all labels if these fit
         into one pass, so that a unit reads each image once.
         """
-        _check_float(image)
         labels = torch.arange(self.encoder.num_classes, device=image.device)
         size = self.inputs_per_pass(image.device)
         # an exported or traced program takes batches of any size, so it must not depend on the size of this one

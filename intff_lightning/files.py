@@ -78,7 +78,8 @@ def lock_folder(folder: Path, patience: float = 1.0, shared: bool = False) -> co
     Returns:
         What releases the lock, or ``None`` if another process has it. Where folders cannot be locked, nothing is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = contextlib.ExitStack()
     if fcntl is not None:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -109,7 +110,8 @@ def is_locked(folder: Path) -> bool:
 
 def new_folder(parent: Path, prefix: str = "version_") -> Path:
     """Make a folder ``parent/version_N`` that did not exist, with the next free number, and return its path."""
-    parent.mkdir(parents=True, exist_ok=True)
+    with storing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
     numbers = [path.name.removeprefix(prefix) for path in parent.glob(f"{prefix}*")]
     number = max((int(n) for n in numbers if n.isdigit()), default=-1) + 1
     while True:

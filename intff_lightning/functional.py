@@ -5,6 +5,7 @@ Statistics are computed in float32 at least, because bfloat16 is too coarse for 
 holds no number above 65,504.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ HALF = (torch.float16, torch.bfloat16)
 def at_least_float32(x: Tensor) -> Tensor:
     """Return half precision as float32, and any other dtype as it is."""
     return x.float() if x.dtype in HALF else x
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Switch autocast off; a meta device has none."""
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def float_pixels(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,13 +127,13 @@ class _LeanMeanSquares(torch.autograd.Function):
         h, weights = ctx.saved_tensors
         if weights is None:
             return h * (gradient * (2 / h.shape[1])).unsqueeze(1), None
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h.device.type):
             return (gradient @ (2 * weights).T).mul_(h), None
 
 
 def _mean_squares(h: Tensor, weights: Tensor | None = None) -> Tensor:
     """Average the squares in rows ``(B, D)`` to ``(B,)``, or to ``(B, C)`` by weights ``(D, C)``."""
-    with torch.autocast(h.device.type, enabled=False):  # autocast would compute the product in half precision
+    with without_autocast(h.device.type):  # autocast would compute the product in half precision
         # tracing and forward-mode derivatives support only torch's own operations
         traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if traced and weights is None:

@@ -20,7 +20,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -75,6 +75,13 @@ def datamodule_of(module: L.LightningModule) -> Any:
     """Return the datamodule of the run that a module is in, or ``None``."""
     trainer: Any = module._trainer
     return None if trainer is None else trainer.datamodule
+
+
+def training_loaders(module: L.LightningModule) -> int:
+    """Return the number of loaders from which a training module gets its batches; 0 if it is in no training."""
+    trainer: Any = module._trainer
+    training = trainer is not None and trainer.training and trainer.train_dataloader is not None
+    return len(CombinedLoader(trainer.train_dataloader).flattened) if training else 0
 
 
 def is_in_fit(module: L.LightningModule) -> bool:

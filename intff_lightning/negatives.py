@@ -296,9 +296,10 @@ def _above_zero(source: NegativeSource, std: float) -> float:
 def _wrong(source: NegativeSource, k: int, num_classes: int) -> int:
     """Return the number of wrong labels, if there are enough for k of them."""
     if k > num_classes - 1:
-        raise ConfigurationError(
-            f"{type(source).__name__}(k={k}): of {num_classes} classes only {num_classes - 1} are wrong."
-        )
+        what = f"of {num_classes} classes only {num_classes - 1} are wrong."
+        if num_classes == 1:
+            what = "the data has one class, so no label is wrong. Give num_classes if there are more."
+        raise ConfigurationError(f"{type(source).__name__}(k={k}): {what}")
     return num_classes - 1
 
 

@@ -5,17 +5,25 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, Callback, Checkpoint, EarlyStopping, LambdaCallback
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateFinder,
+    ModelPruning,
+)
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from intff_lightning.errors import CheckpointError, ConfigurationError, DivergenceError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
 from intff_lightning.functional import is_decided
 from intff_lightning.lightning_compat import (
     ExampleInputs,
@@ -26,7 +34,14 @@ from intff_lightning.lightning_compat import (
     with_epoch_to_finish,
 )
 from intff_lightning.loss_record import LossRecord
-from intff_lightning.optim import OptimizerFactory, SchedulerFactory, group_by_decay, include_groups, make_scheduler
+from intff_lightning.optim import (
+    OptimizerFactory,
+    SchedulerFactory,
+    check_clipping,
+    group_by_decay,
+    include_groups,
+    make_scheduler,
+)
 from intff_lightning.pairs import images_to_predict
 from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
 from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
@@ -81,10 +96,20 @@ class Network(Recorded, ExampleInputs):
     # ---------------------------------------------------------------- building
 
     def configure_callbacks(self) -> list[Callback]:
-        """Prepare for a ``BaseFinetuning`` among the callbacks."""
-        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        """Refuse flags of the Trainer that cannot work; prepare for callbacks that look for layers early."""
+        trainer: Any = self.trainer
+        check_clipping(trainer.gradient_clip_val)
+        if trainer.accumulate_grad_batches < 1:
+            raise ConfigurationError(f"accumulate_grad_batches={trainer.accumulate_grad_batches}: give 1 or more.")
+        callbacks = trainer.callbacks
+        if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+            raise ConfigurationError(
+                "the learning-rate finder looks for one learning rate of one optimizer, and here a function makes the "
+                "optimizers:\ncompare a few learning rates by their val/accuracy instead."
+            )
         self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
-        if self._finetuned:  # it freezes layers in its `setup`, so they must be there
+        if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in callbacks):
+            # they look at the layers in their `setup`
             callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
         return []
 
@@ -118,6 +143,20 @@ class Network(Recorded, ExampleInputs):
         if not self._built and input_shape is not None and num_classes is not None:
             self.build(tuple(input_shape), num_classes)
             self._built = True
+            if self.dtype != torch.float32:  # it was asked for before there were layers
+                self.to(self.dtype)
+
+    def bfloat16(self) -> Self:
+        """Cast the network to bfloat16; Lightning would not note the new dtype."""
+        return self.to(torch.bfloat16)
+
+    def check_built(self) -> None:
+        """Refuse to compute anything with layers that are not made yet."""
+        if not self._built:
+            raise ConfigurationError(
+                f"the layers of {type(self).__name__} are not made before it knows the data: give input_shape= and "
+                "num_classes=, or train it first."
+            )
 
     def make_optimizer(
         self, parameters: Iterable[nn.Parameter], optimizer: Any = None, scheduler: Any = None, name: str = "lr"
@@ -177,8 +216,16 @@ class Network(Recorded, ExampleInputs):
                 self._log_loss()
         self._resumed = None
 
+    def _refuse_no_batch(self) -> None:
+        raise DataError(
+            f"the training data gave no batch in epoch {self.current_epoch}. An IterableDataset must begin anew each "
+            "time, and drop_last drops a batch that is too small."
+        )
+
     def on_fit_end(self) -> None:
-        """Say so if the checkpoint of a resumed run was at its end already."""
+        """Say so if there was nothing to train on, or the checkpoint of a resumed run was at its end already."""
+        if not self.trainer.num_training_batches and self.trainer.limit_train_batches:
+            self._refuse_no_batch()
         if self._resumed is not None and self.trainer.ckpt_path:
             ended = " EarlyStopping ended this run." if self.trainer.should_stop else ""
             rank_zero_warn(
@@ -206,6 +253,8 @@ class Network(Recorded, ExampleInputs):
         """Log the loss of an epoch that ended before its last batch; step the schedules whose metric is new."""
         self._log_loss()
         trainer: Any = self.trainer
+        if not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            self._refuse_no_batch()
         plateaus = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ReduceLROnPlateau)]
         metrics = trainer.callback_metrics  # holds the values of earlier epochs until there are new ones
         value = metrics.get(self.scheduler_monitor)
@@ -288,7 +337,7 @@ class Network(Recorded, ExampleInputs):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("training")
         if is_in_fit(self):
-            if "optimizer_states" not in checkpoint:
+            if not {"optimizer_states", "loops"} <= checkpoint.keys():
                 raise CheckpointError(
                     "the checkpoint holds weights alone (save_weights_only), so a run cannot resume from it.\n"
                     "Train a network anew that begins with these weights (load_from_checkpoint)."

@@ -71,7 +71,7 @@ def make_scheduler(
     keywords = factory.keywords if isinstance(factory, functools.partial) else {}
     if keywords.get("total_steps") is not None or keywords.get("epochs") is not None:
         return factory(optimizer), "step"
-    if math.isinf(total_steps):
+    if math.isinf(total_steps) or total_steps < 0:  # Lightning gives -1 for a stream
         raise ConfigurationError(
             f"{cls.__name__} needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
         )

@@ -6,7 +6,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
+from intff_lightning.lightning_compat import training_loaders
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked
 
 
@@ -57,7 +59,16 @@ def image_and_target(
     if isinstance(batch, PairedBatch):
         return batch.image, batch.target
     where = "a batch of the dataloader"
-    image, target = Reader(where).batch(batch)
+    try:
+        image, target = Reader(where).batch(batch)
+    except (DataError, ConfigurationError):
+        count = 0 if module is None else training_loaders(module)
+        if count < 2:
+            raise
+        raise ConfigurationError(
+            f"the training data are those of {count} loaders, and a batch of one is needed:\n"
+            "join their data sets by torch.utils.data.ConcatDataset."
+        ) from None
     assert target is not None  # labelled
     dtype: Any = torch.float32 if module is None else module.dtype
     if module is not None:

@@ -161,6 +161,8 @@ class Reader:
                 hint = "Whole numbers become integers by int(label)."
             elif isinstance(value, Tensor):
                 hint = "One-hot labels become classes by label.argmax()."
+            elif isinstance(value, str):
+                hint = "Number the classes from 0."
             raise self._refusal(f"one integer label per image is needed, and a label is {_kind(value)}", hint)
         if abs(int(value)) >= 2**63:
             raise self._refusal(f"a label is {value}", "Classes are numbered from 0.")
@@ -261,8 +263,15 @@ def check_shape(image: Tensor, shape: Sequence[int] | None, where: str) -> None:
         )
 
 
-def warn_of_large_pixels(image: Tensor) -> None:
-    """Warn if the floating point pixels of one image look like 8-bit pixels that nobody has scaled."""
+def warn_of_mistakes(image: Tensor) -> None:
+    """Warn if an image looks like ``(H, W, C)``, as in image libraries, or like 8-bit pixels that nobody has scaled."""
+    if image.ndim == 3 and image.shape[2] in (1, 3, 4) and min(image.shape[:2]) > 4:
+        channels, height, width = image.shape
+        warnings.warn(
+            f"an image has shape {tuple(image.shape)}, which is taken as {channels} channels of {height} x {width} "
+            "pixels. If the last number is that of the channels, move them to the front: numpy.moveaxis(image, -1, 0).",
+            stacklevel=2,
+        )
     if image.ndim > 1 and image.is_floating_point() and image.numel() and image.min() >= 0 and 10 < image.max() < 1e6:
         warnings.warn(
             f"an image has pixels up to {image.max():g}. They are taken as they are, and images in [0, 1] are "

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy
@@ -65,6 +65,10 @@ class UnitTrainer(LabelClassifier):
             raise ConfigurationError(
                 f"StochasticWeightAveraging takes one optimizer, and there are {len(self.units)}.\n"
                 "Use EMAWeightAveraging or WeightAveraging (lightning.pytorch.callbacks): they average any number."
+            )
+        if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
+            raise ConfigurationError(
+                "GradientAccumulationScheduler needs automatic optimization: use Trainer(accumulate_grad_batches=...)."
             )
         if trainer.accumulate_grad_batches > 1 and (self.inner_steps > 1 or self.handover == "after"):
             raise ConfigurationError(

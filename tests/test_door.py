@@ -394,7 +394,9 @@ def test_a_class_that_only_validation_data_has():
     assert data.num_classes == 3
     last = torch.tensor([0, 0, 0, 0, 0, 4])
     for seed in range(3):  # wherever the last class comes to lie
-        assert PairedDataModule(train=TensorDataset(X, last), val_size=2, val_seed=seed).num_classes == 5
+        with pytest.warns(UserWarning, match=r"5 classes were counted, and no sample has the label 1 \(3 labels are"):
+            assert PairedDataModule(train=TensorDataset(X, last), val_size=2, val_seed=seed).num_classes == 5
+    assert PairedDataModule(train=TensorDataset(X, last), num_classes=5).num_classes == 5  # and nothing is warned of
 
 
 def test_a_class_that_only_test_data_has_is_refused_by_name(trainer):

@@ -13,19 +13,23 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from intff_lightning.datamodules.loading import (
     IndexedDataset,
     InMemoryDataset,
+    InOrder,
     NoLoader,
     ResumableLoader,
     SampleLoader,
     SeededSampler,
+    count_classes,
     told_classes,
 )
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.samples import Reader, check_labels, check_pixels
 
 Part = Literal["train", "val", "test", "predict"]
 PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
-_STAGES: dict[str, tuple[Part, ...]] = {
+Stage = Literal["fit", "validate", "test", "predict"]
+
+_STAGES: dict[Stage, tuple[Part, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
@@ -36,10 +40,10 @@ _STAGES: dict[str, tuple[Part, ...]] = {
 def _classes(*datasets: Dataset[Any] | None) -> int | None:
     """Return the number of classes that the first data set tells, or that occur in those in memory."""
     found = [dataset for dataset in datasets if dataset is not None]
-    labels = [int(dataset.target.max()) for dataset in found if isinstance(dataset, InMemoryDataset)]
     if found and not isinstance(found[0], InMemoryDataset):
         return told_classes(found[0])
-    return max(labels) + 1 if labels else None
+    labels = [dataset.target for dataset in found if isinstance(dataset, InMemoryDataset)]
+    return count_classes(torch.cat(labels)) if labels else None
 
 
 class PartDataModule(L.LightningDataModule):
@@ -107,7 +111,7 @@ class DatasetDataModule(PartDataModule):
                 train, val = self._loaded("train"), self._loaded("val")
                 if train is not None and val is None:
                     train, val = self._divided(train)
-                self._classes = _classes(train, val)  # before corruption asks for them
+                self._classes = self.num_classes or _classes(train, val)  # before corruption asks for them
                 if isinstance(train, InMemoryDataset):
                     train = self.corrupt(train)
                 self._datasets |= {"train": train, "val": val}
@@ -167,11 +171,13 @@ class DatasetDataModule(PartDataModule):
                     return
 
     def setup(self, stage: str) -> None:
-        for part in _STAGES[stage]:
+        check_choice("stage", stage, Stage)
+        for part in _STAGES[stage]:  # type: ignore[index]
             self.dataset(part)
 
     def loader(self, part: Part) -> Any:
-        dataset, trainer = self.dataset(part), self.trainer
+        trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
+        dataset = self.dataset(part)
         if dataset is None:
             if part == "val" and (trainer is None or trainer.state.fn != "validate"):
                 return NoLoader()
@@ -182,10 +188,11 @@ class DatasetDataModule(PartDataModule):
         elif part != "predict":
             check_labels(dataset.target, self.classes(), f"{part} data")
         collate: Any = dataset.collate
-        sampler = SeededSampler(
+        shuffles = part == "train" and not (trainer is not None and trainer.overfit_batches)
+        sampler = (SeededSampler if shuffles else InOrder)(
             len(dataset),
             self.batch_size,
-            train=part == "train",
+            train=shuffles,
             seed=self.seed(),
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler, Subset
 
 from intff_lightning.draws import Draws
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, IntFFError
@@ -145,6 +146,10 @@ class SeededSampler(DistributedSampler[int]):
         return iter(order[self.rank : self.used : self.num_replicas][start:].tolist())
 
 
+class InOrder(SeededSampler, SequentialSampler):
+    """A SeededSampler that does not shuffle. Lightning looks for its base class, and replaces no such sampler."""
+
+
 class ResumableLoader(SampleLoader):
     """A loader over a :class:`SeededSampler` whose state is its place in the epoch."""
 
@@ -191,6 +196,19 @@ class NoLoader(CombinedLoader):
         """Lightning sets the processed loaders, of which there are none."""
 
 
+def count_classes(labels: Tensor) -> int:
+    """Return the number of classes of labels from 0; warn if some of them do not occur."""
+    classes = int(labels.max()) + 1
+    missing = sorted({*range(classes)} - {*labels.tolist()}) if classes <= 1000 else []
+    if missing:
+        warnings.warn(
+            f"{classes} classes were counted, and no sample has the label {missing[0]} ({len(missing)} labels are missing). "
+            f"Give num_classes={classes} if that is right; if not, number the classes 0, 1, 2, ...",
+            stacklevel=2,
+        )
+    return classes
+
+
 def told_classes(source: Any) -> int | None:
     """Return the number of classes that a data set or datamodule tells about itself, or ``None``."""
     while isinstance(source, Subset):
@@ -203,7 +221,7 @@ def told_classes(source: Any) -> int | None:
             return len(classes)
         if isinstance(targets, Sized) and len(targets):
             with contextlib.suppress(DataError):
-                return int(Reader("targets").labels(targets, len(targets)).max()) + 1
+                return count_classes(Reader("targets").labels(targets, len(targets)))
     return None
 
 

@@ -14,22 +14,45 @@ from intff_lightning.datamodules.datasets import Part
 from intff_lightning.errors import CheckpointError, ConfigurationError
 
 
+def batch_size_of(datamodule: Any) -> int:
+    """Return the ``batch_size`` of a datamodule, or that among its hyperparameters."""
+    try:
+        return int(datamodule.batch_size)
+    except AttributeError:
+        if "batch_size" in datamodule.hparams:
+            return int(datamodule.hparams["batch_size"])
+        name = type(datamodule).__name__
+        raise ConfigurationError(
+            f"{name} has no batch_size: its loaders set the size of batches. To find one, let {name} have an attribute "
+            "batch_size that its loaders use."
+        ) from None
+
+
 def check_options(
     batch_size: int,
     val_size: float,
+    val_seed: int,
+    seed: int | None,
     num_workers: int,
     num_classes: int | None,
     keys: list[str] | None,
     pixel_range: list[float] | None,
 ) -> None:
-    """Refuse options out of range."""
+    """Refuse options out of range, or of another type: Python itself does not check them."""
+    integers = {"batch_size": batch_size, "val_seed": val_seed, "num_workers": num_workers}
+    for name, value in {**integers, "seed": seed, "num_classes": num_classes}.items():
+        known = value is not None or name in integers
+        if known and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise ConfigurationError(
+                f"{name}={value!r}: an integer{', 1 or more,' * (name == 'num_classes')} is needed."
+            )
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: one sample or more is needed.")
     if not val_size >= 0 or (val_size >= 1 and val_size != int(val_size)):
         raise ConfigurationError(f"val_size={val_size}: a number of samples or a share below 1 is needed, 0 or more.")
     if num_workers < 0:
         raise ConfigurationError(f"num_workers={num_workers}: 0 processes or more are needed.")
-    if num_classes is not None and (not isinstance(num_classes, int | np.integer) or num_classes < 1):
+    if num_classes is not None and num_classes < 1:
         raise ConfigurationError(f"num_classes={num_classes}: an integer, 1 or more, is needed.")
     if keys is not None and (isinstance(keys, str) or len(keys) != 2):
         raise ConfigurationError(f"keys={keys}: two names are needed, [IMAGE, LABEL].")

@@ -23,7 +23,7 @@ from intff_lightning.datamodules.loading import (
     told_classes,
     usable,
 )
-from intff_lightning.datamodules.options import check_dataset, check_effects, check_options, check_seed
+from intff_lightning.datamodules.options import batch_size_of, check_dataset, check_effects, check_options, check_seed
 from intff_lightning.draws import Draws, sample_numbers
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
@@ -31,7 +31,7 @@ from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import Recorded, record
-from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_large_pixels
+from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
 
 _OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers")
 """Options of data sets and their loaders."""
@@ -97,7 +97,7 @@ class PairedDataModule(Recorded, PartDataModule):
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
-        check_options(batch_size, val_size, num_workers, num_classes, keys, pixel_range)
+        check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
         for part, dataset in given.items():
             check_dataset(part, dataset)
         self._given = given
@@ -106,16 +106,20 @@ class PairedDataModule(Recorded, PartDataModule):
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
         read_as = (batch_size, num_workers, keys, pixel_range, type(self).__name__)
-        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, lambda: self.num_classes)
+        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__
         hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
         self._reads_late = datamodule is not None and any(defines(datamodule, hook) for hook in hooks)
         self._corrupts_batches = corruption is not None
+        self._user: Any = None  # the Trainer that set it up
         self._input_shape: tuple[int, ...] | None = None
         self._num_classes = num_classes
         record(self, logger=False)
         self._check_effects(datamodule)
+
+    def _class_count(self) -> int:
+        return self.num_classes
 
     def _check_effects(self, datamodule: L.LightningDataModule | None) -> None:
         """Refuse options that were given and would have no effect."""
@@ -129,6 +133,8 @@ class PairedDataModule(Recorded, PartDataModule):
             self.refuse(("val_size", "val_seed"), "val= gives the validation data, and nothing is divided")
         elif self._given["train"] is None and any(data is not None for data in self._given.values()):
             self.refuse(("val_size", "val_seed"), "there is no training data to divide")
+        elif not self.val_size:
+            self.refuse(("val_seed",), "val_size=0 draws no validation samples")
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Refuse options of these names that were given, because they would have no effect."""
@@ -172,7 +178,7 @@ class PairedDataModule(Recorded, PartDataModule):
         if self._input_shape is None:
             image = self._look()
             self._input_shape = tuple(image.shape)
-            warn_of_large_pixels(image)
+            warn_of_mistakes(image)
         return self._input_shape
 
     @property
@@ -197,15 +203,7 @@ class PairedDataModule(Recorded, PartDataModule):
     @property
     def batch_size(self) -> int:
         """Samples per process and batch; beside a datamodule, its own. Lightning's batch-size finder may set it."""
-        try:
-            return int(self.inner.batch_size)
-        except AttributeError:
-            if "batch_size" in self.inner.hparams:
-                return int(self.inner.hparams["batch_size"])
-            raise ConfigurationError(
-                f"{self._name} has no batch_size: its loaders set the size of batches. To find one, let {self._name} "
-                "have an attribute batch_size that its loaders use."
-            ) from None
+        return batch_size_of(self.inner)
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
@@ -256,7 +254,13 @@ class PairedDataModule(Recorded, PartDataModule):
         self.inner.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Set up the data of a stage, and settle the seed."""
+        """Set up the data of a stage and settle the seed; refuse a second Trainer beside one that still runs."""
+        if self._user not in (None, self.trainer) and self._user.state.status == "running":
+            self.trainer = self._user  # it goes on
+            raise ConfigurationError(
+                f"{type(self).__name__} is in use by another Trainer, which still runs: give each one its own."
+            )
+        self._user = self.trainer
         self.settle_seed()
         self.inner.trainer = self.trainer
         self.inner.setup(stage)

@@ -89,7 +89,8 @@ class DenseUnit(HiddenUnit):
         norm = l2_norm(image).unsqueeze(1)
         norm = (norm.square() + value.to(norm.dtype).square()).sqrt()  # ONNX has no hypot
         scale = self.normalization.scale(norm, features)
-        if image.dtype in HALF or torch.is_autocast_enabled(image.device.type):
+        device = image.device.type
+        if image.dtype in HALF or (device != "meta" and torch.is_autocast_enabled(device)):
             # neither the factor nor the product of the image as it is may fit into half precision
             shared = nn.functional.linear(scale_samples(image, scale), weight, linear.bias)  # (B, N)
         else:
