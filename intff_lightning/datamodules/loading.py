@@ -202,8 +202,8 @@ def count_classes(labels: Tensor) -> int:
     missing = sorted({*range(classes)} - {*labels.tolist()}) if classes <= 1000 else []
     if missing:
         warnings.warn(
-            f"{classes} classes were counted, and no sample has the label {missing[0]} ({len(missing)} labels are missing). "
-            f"Give num_classes={classes} if that is right; if not, number the classes 0, 1, 2, ...",
+            f"{classes} classes were counted, and no sample has the label {missing[0]} ({len(missing)} labels are "
+            f"missing). Give num_classes={classes} if that is right; if not, number the classes 0, 1, 2, ...",
             stacklevel=2,
         )
     return classes
