@@ -82,7 +82,8 @@ class RunCheckpoint(GuardedCheckpoint):
     """Base of the two checkpoints: a folder that no other run is writing to.
 
     The folder is Lightning's. If another run has it at this moment, a new one with ``-v1``, ``-v2``, ... is taken.
-    Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones.
+    Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones. A run that still goes on cannot be
+    resumed from its folder.
     """
 
     folder_lock: contextlib.ExitStack | None = None
@@ -114,6 +115,9 @@ class RunCheckpoint(GuardedCheckpoint):
             self.folder_lock = lock_folder(Path(str(self.dirpath)))
             if self.folder_lock is not None:
                 return
+            path = trainer.ckpt_path
+            if path and Path(path).absolute().parent == Path(str(self.dirpath)).absolute():
+                raise CheckpointError(f"{path}: another process is writing to this run. Stop it, or wait.")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         with warnings.catch_warnings():

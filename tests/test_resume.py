@@ -276,15 +276,19 @@ def test_runs_in_one_folder_at_the_same_time_keep_their_own_checkpoints(digits, 
         "checkpoints-v1/best.ckpt",
         "checkpoints-v1/last.ckpt",
     ]
+    lock = lock_folder(Path("checkpoints"))
+    with pytest.raises(CheckpointError, match="last.ckpt: another process is writing to this run"):
+        _fit(trainer, digits, ckpt_path="checkpoints/last.ckpt")
+    lock.close()
     later = _fit(trainer, digits)
     assert [Path(path).name for path in later] == ["best-v1.ckpt", "last-v1.ckpt"]
     assert not is_locked(Path("checkpoints"))
 
 
-def _fit(trainer, digits, *callbacks):
+def _fit(trainer, digits, *callbacks, ckpt_path=None):
     kept = [BestCheckpoint(), LastCheckpoint()]
     run = trainer(callbacks=[GoodnessAccuracy(), *kept, *callbacks], enable_checkpointing=True, limit_train_batches=2)
-    run.fit(IntFFModule([DenseUnit([9])]), digits())
+    run.fit(IntFFModule([DenseUnit([9])]), digits(), ckpt_path=ckpt_path)
     return [callback.best_model_path for callback in kept]
 
 

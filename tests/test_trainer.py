@@ -147,7 +147,6 @@ def test_fewer_batches(digits, trainer):
     assert run.global_step < 2
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_overfit_batches_gives_the_same_batches_every_epoch(digits, trainer):
     seen = _Weights()
     trainer(overfit_batches=2, max_epochs=2, callbacks=[seen]).fit(_module(), digits())
