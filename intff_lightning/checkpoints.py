@@ -115,9 +115,12 @@ class RunCheckpoint(GuardedCheckpoint):
             self.folder_lock = lock_folder(Path(str(self.dirpath)))
             if self.folder_lock is not None:
                 return
-            path = trainer.ckpt_path
-            if path and Path(path).absolute().parent == Path(str(self.dirpath)).absolute():
-                raise CheckpointError(f"{path}: another process is writing to this run. Stop it, or wait.")
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of a run that still goes on."""
+        path, wanted = trainer.ckpt_path, self.wanted_folder
+        if wanted and self.dirpath != wanted and Path(str(path)).absolute().parent == Path(wanted).absolute():
+            raise CheckpointError(f"{path}: another process is writing to this run. Stop it, or wait.")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         with warnings.catch_warnings():

@@ -277,7 +277,7 @@ def test_runs_in_one_folder_at_the_same_time_keep_their_own_checkpoints(digits, 
         "checkpoints-v1/last.ckpt",
     ]
     lock = lock_folder(Path("checkpoints"))
-    with pytest.raises(CheckpointError, match="last.ckpt: another process is writing to this run"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: another process is writing to this run"):
         _fit(trainer, digits, ckpt_path="checkpoints/last.ckpt")
     lock.close()
     later = _fit(trainer, digits)
