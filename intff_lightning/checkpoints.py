@@ -82,8 +82,8 @@ class RunCheckpoint(GuardedCheckpoint):
     """Base of the two checkpoints: a folder that no other run is writing to.
 
     The folder is Lightning's. If another run has it at this moment, a new one with ``-v1``, ``-v2``, ... is taken.
-    Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones. A run that still goes on cannot be
-    resumed from its folder.
+    Files of earlier runs stay: Lightning adds ``-v1`` to the name of the new ones. A run that is still in
+    progress cannot be resumed.
     """
 
     folder_lock: contextlib.ExitStack | None = None
@@ -117,7 +117,7 @@ class RunCheckpoint(GuardedCheckpoint):
                 return
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of a run that still goes on."""
+        """Refuse the checkpoint of a run that is still in progress."""
         path, wanted = trainer.ckpt_path, self.wanted_folder
         if wanted and self.dirpath != wanted and Path(str(path)).absolute().parent == Path(wanted).absolute():
             raise CheckpointError(f"{path}: another process is writing to this run. Stop it, or wait.")
@@ -212,12 +212,12 @@ class LastCheckpoint(RunCheckpoint):
         self._signal = _StopSignal()
         self._batch_ends = self._epoch_ends = False
         self._repeats_validation = False
-        self._validations: dict[int, int] = {}  # by step, those inside the accumulation that follows it
+        self._validations: dict[int, int] = {}  # how many ended since this step, inside one accumulation
 
     # ---------------------------------------------------------------- what is saved, and when
 
     def may_save(self, trainer: L.Trainer) -> bool:
-        if self._epoch_ends and not self.best_model_path:  # weights that may not be resumed from are better than none
+        if self._epoch_ends and not self.best_model_path:  # even if no run can resume from it, it keeps the weights
             return True
         # resumed from a batch that a validation or the end of the epoch follows, a run would miss these
         between = (
@@ -239,7 +239,7 @@ class LastCheckpoint(RunCheckpoint):
         """
         if self._repeats_validation:
             checkpoint["loops"] = with_validation_to_repeat(checkpoint["loops"])
-        # it would also find the row of the validation that is repeated, beside those of earlier ones at the same step
+        # its table also holds the row of the validation that is repeated, beside those of earlier ones at this step
         logs = self._epoch_ends or (self._batch_ends and logs_this_step(trainer))
         row = logged_metrics(trainer) if logs else {}
         checkpoint["callbacks"][self.state_key] |= {
@@ -269,7 +269,7 @@ class LastCheckpoint(RunCheckpoint):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
             self._stop_if_asked(trainer)
-            if not trainer.is_last_batch:  # the save after this batch, if one is due
+            if not trainer.is_last_batch:  # a save that was due after this batch comes now
                 self._repeats_validation = True
                 self.save_by_interval(trainer, None, None, trainer.fit_loop.batch_idx)
                 self._repeats_validation = False

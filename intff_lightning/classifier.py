@@ -137,10 +137,9 @@ class LabelClassifier(Freezable, Network):
             raise ConfigurationError(
                 "this network was trained without labels: read it by a linear probe (callbacks.LinearProbe, embed)."
             )
-        if self.by_class:
-            self._check_image(image)
-            return self.goodness(image)
         self._check_image(image)
+        if self.by_class:
+            return self.goodness(image)
         return self._sweep(image, lambda x: self.goodness(x).T).permute(2, 0, 1)
 
     def forward(self, image: Tensor) -> Tensor:

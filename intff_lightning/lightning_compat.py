@@ -179,7 +179,7 @@ def with_validation_to_repeat(loops: dict[str, Any]) -> dict[str, Any]:
 def with_epoch_to_finish(trainer: L.Trainer, loops: dict[str, Any]) -> dict[str, Any]:
     """Return the loops of a checkpoint whose last epoch was cut short as begun: Lightning counts it as a whole one.
 
-    If its last batch ended in a validation by interval, the resumed run ends this batch again, and counts its step.
+    If a validation by interval follows its last batch, the resumed run ends this batch again and counts its step again.
     """
     fit = dict(loops["fit_loop"])
     stops, trainer.should_stop = trainer.should_stop, False  # a stop asks for a validation too

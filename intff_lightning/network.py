@@ -104,8 +104,8 @@ class Network(Recorded, ExampleInputs):
         callbacks = trainer.callbacks
         if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
             raise ConfigurationError(
-                "the learning-rate finder looks for one learning rate of one optimizer, and here a function makes the "
-                "optimizers:\ncompare a few learning rates by their val/accuracy instead."
+                "the learning-rate finder looks for one learning rate of one optimizer, which this module does not "
+                "have:\ncompare a few learning rates by their val/accuracy instead."
             )
         self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
         if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in callbacks):
@@ -143,7 +143,7 @@ class Network(Recorded, ExampleInputs):
         if not self._built and input_shape is not None and num_classes is not None:
             self.build(tuple(input_shape), num_classes)
             self._built = True
-            if self.dtype != torch.float32:  # it was asked for before there were layers
+            if self.dtype != torch.float32:  # the network was cast before its layers existed
                 self.to(self.dtype)
 
     def bfloat16(self) -> Self:
@@ -379,7 +379,7 @@ class Network(Recorded, ExampleInputs):
         for key, mine, theirs in differences(recipe_of(self)["init_args"], arguments) if arguments else ():
             if {"optimizer", "scheduler"} & set(key.split(".")):
                 raise CheckpointError(
-                    f"{key} is {mine} here and {theirs} in the checkpoint, whose run would go on with its own.\n"
+                    f"{key} is {mine} here and {theirs} in the checkpoint, whose run would keep its own.\n"
                     "Leave the option as it was, or train a network anew that begins with these weights "
                     "(load_from_checkpoint)."
                 )

@@ -66,7 +66,7 @@ def image_and_target(
         if count < 2:
             raise
         raise ConfigurationError(
-            f"the training data are those of {count} loaders, and a batch of one is needed:\n"
+            f"the training data are those of {count} loaders, and one loader is needed:\n"
             "join their data sets by torch.utils.data.ConcatDataset."
         ) from None
     assert target is not None  # labelled

@@ -21,14 +21,15 @@ RUNS = [
 
 
 class Bytes(L.Callback):
-    """Counts the bytes that a process reduces in each batch: by ``all_reduce``, and by DDP itself."""
+    """Counts the bytes per batch that a process reduces, by ``all_reduce`` and by DDP itself."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.plain = torch.distributed.all_reduce
 
     def all_reduce(self, tensor, *args, **options):
-        self.batches[-1:] = [count + tensor.numel() * tensor.element_size() for count in self.batches[-1:]]
+        if self.batches:
+            self.batches[-1] += tensor.numel() * tensor.element_size()
         return self.plain(tensor, *args, **options)
 
     def on_train_start(self, trainer, module):
@@ -49,7 +50,7 @@ class Bytes(L.Callback):
 
 
 def train(world, update, units, source):
-    """Fit and test; returns the weights, the metrics, the number of steps, and the bytes reduced in each batch."""
+    """Fit and test; returns the weights, the metrics, the number of steps, and the bytes reduced per batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)

@@ -16,7 +16,7 @@ from intff_lightning.cli.messages import shorten
 CONFIGS = sorted((ROOT / "intff_lightning/configs").rglob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if path.parent.name == "configs"]  # the others are the paper's rows
 LARGE = ("_conv", "_attention", "_recurrent", "_unsupervised", "resnet18")  # more than two seconds
-DRAWN = ("digits", "mnist_unsupervised", "cifar10_conv")  # in grey with labels, without labels, in colour by class
+DRAWN = ("digits", "mnist_unsupervised", "cifar10_conv")  # one of each kind of figure
 DIGITS = str(ROOT / "configs/digits.yaml")
 
 

@@ -1,4 +1,4 @@
-"""The command line under torchrun, and on two "nodes" of this machine."""
+"""The command line as Lightning starts it, and under torchrun on two "nodes" of this machine."""
 
 import os
 import socket

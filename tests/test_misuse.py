@@ -184,7 +184,7 @@ def test_a_datamodule_serves_one_trainer_at_a_time(trainer):
         return list(module.parameters())
 
     whole = fit(_data())
-    assert all(map(torch.equal, fit(data, Second()), whole))  # the first run goes on as if there were no second one
+    assert all(map(torch.equal, fit(data, Second()), whole))  # the first run ends as if there were no second one
     assert refused
     assert all(map(torch.equal, fit(data), whole))  # one after the other
 

@@ -193,7 +193,7 @@ def test_the_newest_run_of_the_same_recipes_and_seed_is_taken(checkpoint, resolv
     torch.save(saved, places[1])
     same = [*FIT, "--seed_everything", "0", "--data.batch_size", "128", "--ckpt_path", "last"]
     assert resolve(*same) == places[2]
-    lock = lock_folder(Path(places[2]).parent)  # a run that goes on
+    lock = lock_folder(Path(places[2]).parent)  # a run in progress
     assert resolve(*same) == places[3]
     lock.close()
     assert resolve(*FIT, "--seed_everything", "7", "--data.batch_size", "99", "--ckpt_path", "last") == places[1]

@@ -69,13 +69,6 @@ class _Parser(LightningArgumentParser):
 class IntFFCLI(CompatCLI):
     """LightningCLI with the package's callbacks and loggers by default, and a test of the best weights after fit."""
 
-    chosen: str | None = None
-    """The subcommand to build a parser for, where it is known beforehand; each parser takes a tenth of a second."""
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
-        every = super().subcommands()
-        return every if self.chosen not in every else {self.chosen: every[self.chosen]}
-
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Forbid abbreviations: a mistyped option must not pass for another."""
         return super().init_parser(**{"allow_abbrev": False, **kwargs})
@@ -262,7 +255,7 @@ def _resumed_version(path: str | None, root: Path) -> int | None:
     """Return the number of the run under ``root`` that ends with this checkpoint, or ``None`` if there is no such run.
 
     Raises:
-        ConfigurationError: The run still goes on, in another process.
+        ConfigurationError: Another process is still writing to the run.
     """
     checkpoint = Path(path or "").absolute()
     run = checkpoint.parent.parent
@@ -314,7 +307,6 @@ def main(args: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if args is None else args)
     quiet()
     cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
-    cli.chosen = argv[0] if argv else None
     parser = {"prog": "intff", "description": _EXAMPLES, "formatter_class": _Help}
     try:
         IntFFCLI.__init__(

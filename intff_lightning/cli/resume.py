@@ -27,7 +27,7 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
 
     ``last`` and ``best`` are the newest files of these names in the folders of the loggers and callbacks that the
     arguments ask for. ``fit --ckpt_path last`` takes a file of the same recipes and seed only, and none of a run that
-    still goes on. If there is no file, it starts from scratch.
+    is still in progress. If there is no file, it starts from scratch.
 
     Raises:
         ConfigurationError: There is no such file.

@@ -29,7 +29,7 @@ PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
 Stage = Literal["fit", "validate", "test", "predict"]
 
-_STAGES: dict[Stage, tuple[Part, ...]] = {
+_STAGES: dict[str, tuple[Part, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
@@ -172,7 +172,7 @@ class DatasetDataModule(PartDataModule):
 
     def setup(self, stage: str) -> None:
         check_choice("stage", stage, Stage)
-        for part in _STAGES[stage]:  # type: ignore[index]
+        for part in _STAGES[stage]:
             self.dataset(part)
 
     def loader(self, part: Part) -> Any:

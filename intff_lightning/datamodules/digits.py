@@ -21,6 +21,8 @@ class DigitsDataModule(PairedDataModule):
         **options: Arguments of :class:`PairedDataModule`; ``val_size`` is 180 by default.
     """
 
+    draws_test_samples = True
+
     def __init__(self, test_size: int = 360, pad: int = 1, val_size: float = 180, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
         self.test_size, self.pad = test_size, pad

@@ -52,8 +52,6 @@ class ImageFolderDataModule(PairedDataModule):
         if background is not None and not 0 <= background <= 255:
             raise ConfigurationError(f"background={background}: a grey level from 0 to 255 is needed.")
         check_pixel_range(pixel_range)
-        if not self.val_size:
-            self.refuse(("val_seed",), "val_size=0 draws no validation samples")
         self.pixel_range, self.background = pixel_range, background  # applied to files, before they have 8 bits
         size = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         if len(size) != 2 or min(size) < 1:

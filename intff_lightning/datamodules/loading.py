@@ -147,7 +147,7 @@ class SeededSampler(DistributedSampler[int]):
 
 
 class InOrder(SeededSampler, SequentialSampler):
-    """A SeededSampler that does not shuffle. Lightning looks for its base class, and replaces no such sampler."""
+    """A SeededSampler that does not shuffle; as a SequentialSampler it is not replaced by ``overfit_batches``."""
 
 
 class ResumableLoader(SampleLoader):
@@ -199,11 +199,11 @@ class NoLoader(CombinedLoader):
 def count_classes(labels: Tensor) -> int:
     """Return the number of classes of labels from 0; warn if some of them do not occur."""
     classes = int(labels.max()) + 1
-    missing = sorted({*range(classes)} - {*labels.tolist()}) if classes <= 1000 else []
+    missing = sorted({*range(classes)} - {*np.unique(labels.cpu().numpy()).tolist()}) if classes <= 1000 else []
     if missing:
         warnings.warn(
             f"{classes} classes were counted, and no sample has the label {missing[0]} ({len(missing)} labels are "
-            f"missing). Give num_classes={classes} if that is right; if not, number the classes 0, 1, 2, ...",
+            f"missing). Give num_classes={classes} if this is right. Otherwise number the classes 0, 1, 2, ...",
             stacklevel=2,
         )
     return classes

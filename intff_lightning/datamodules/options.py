@@ -28,6 +28,10 @@ def batch_size_of(datamodule: Any) -> int:
         ) from None
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_options(
     batch_size: int,
     val_size: float,
@@ -38,22 +42,19 @@ def check_options(
     keys: list[str] | None,
     pixel_range: list[float] | None,
 ) -> None:
-    """Refuse options out of range, or of another type: Python itself does not check them."""
+    """Refuse options out of range or of another type."""
     integers = {"batch_size": batch_size, "val_seed": val_seed, "num_workers": num_workers}
-    for name, value in {**integers, "seed": seed, "num_classes": num_classes}.items():
-        known = value is not None or name in integers
-        if known and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-            raise ConfigurationError(
-                f"{name}={value!r}: an integer{', 1 or more,' * (name == 'num_classes')} is needed."
-            )
+    for name, value in (integers if seed is None else {**integers, "seed": seed}).items():
+        if not _is_integer(value):
+            raise ConfigurationError(f"{name}={value!r}: an integer is needed.")
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: one sample or more is needed.")
     if not val_size >= 0 or (val_size >= 1 and val_size != int(val_size)):
         raise ConfigurationError(f"val_size={val_size}: a number of samples or a share below 1 is needed, 0 or more.")
     if num_workers < 0:
         raise ConfigurationError(f"num_workers={num_workers}: 0 processes or more are needed.")
-    if num_classes is not None and num_classes < 1:
-        raise ConfigurationError(f"num_classes={num_classes}: an integer, 1 or more, is needed.")
+    if num_classes is not None and not (_is_integer(num_classes) and num_classes >= 1):
+        raise ConfigurationError(f"num_classes={num_classes!r}: an integer, 1 or more, is needed.")
     if keys is not None and (isinstance(keys, str) or len(keys) != 2):
         raise ConfigurationError(f"keys={keys}: two names are needed, [IMAGE, LABEL].")
     check_pixel_range(pixel_range)
@@ -68,7 +69,7 @@ def check_pixel_range(pixel_range: Sequence[float] | None) -> None:
 
 
 def check_seed(given: int | None, saved: int) -> None:
-    """Refuse a seed that was given and is not that of the checkpoint, whose draws a run goes on with."""
+    """Refuse a seed that was given and is not that of the checkpoint: a resumed run keeps its draws."""
     if given not in (None, saved):
         raise CheckpointError(f"the data have seed={given} here and {saved} in the checkpoint: leave seed out.")
 

@@ -76,6 +76,8 @@ class PairedDataModule(Recorded, PartDataModule):
         ConfigurationError: Arguments that cannot work, alone or together, or that have no effect.
     """
 
+    draws_test_samples = False  # by val_seed, as digits do
+
     def __init__(
         self,
         datamodule: L.LightningDataModule | None = None,
@@ -133,7 +135,7 @@ class PairedDataModule(Recorded, PartDataModule):
             self.refuse(("val_size", "val_seed"), "val= gives the validation data, and nothing is divided")
         elif self._given["train"] is None and any(data is not None for data in self._given.values()):
             self.refuse(("val_size", "val_seed"), "there is no training data to divide")
-        elif not self.val_size:
+        if not (self.val_size or self.draws_test_samples):
             self.refuse(("val_seed",), "val_size=0 draws no validation samples")
 
     def refuse(self, names: Iterable[str], why: str) -> None:
@@ -221,8 +223,7 @@ class PairedDataModule(Recorded, PartDataModule):
         stage = {"validate": "val", "test": "test", "predict": "predict"}.get(
             str(self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else ""), "train"
         )
-        # a datamodule may set up for the running stage alone
-        parts = sorted(PARTS, key=lambda part: part != stage)
+        parts = sorted(PARTS, key=lambda part: part != stage)  # it may be set up for the running stage alone
         part = next((part for part in parts if defines(self.inner, f"{part}_dataloader")), None)
         if part is None:
             raise ConfigurationError(f"{self._name} defines no dataloader.")
@@ -233,8 +234,7 @@ class PairedDataModule(Recorded, PartDataModule):
                     if self._reads_late:
                         batch = self.inner.on_after_batch_transfer(batch, 0)
                     return self._reader().batch(batch, labelled=False)[0][0]
-            # errors of the datamodule; getattr would hide the first kind
-            except (AttributeError, TypeError, RuntimeError) as error:
+            except (AttributeError, TypeError, RuntimeError) as error:  # of the datamodule
                 reason = str(error).splitlines()[0][:200]
                 raise DataError(f"{self._name}: its {part}_dataloader gives no batch to look at: {reason}") from error
         raise DataError(f"{self._name}: its {part}_dataloader gives no batch.")
@@ -254,9 +254,9 @@ class PairedDataModule(Recorded, PartDataModule):
         self.inner.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Set up the data of a stage and settle the seed; refuse a second Trainer beside one that still runs."""
+        """Set up the data of a stage and settle the seed; refuse a second Trainer while another one runs."""
         if self._user not in (None, self.trainer) and self._user.state.status == "running":
-            self.trainer = self._user  # it goes on
+            self.trainer = self._user  # its run continues
             raise ConfigurationError(
                 f"{type(self).__name__} is in use by another Trainer, which still runs: give each one its own."
             )
