@@ -9,7 +9,7 @@ from pathlib import Path
 
 import benchmarks
 
-SHARED = ("opponents", "results", "__main__")  # tools of the benchmarks
+SHARED = ("opponents", "results", "pipeline_worker", "pipeline_model", "__main__")  # tools of the benchmarks
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
             name, stage, epoch, batch, milliseconds = moment.split()
             rows.append({"signal": name, "stage": stage, "epoch": epoch, "batch": batch, "ms": milliseconds})
             rows[-1] |= {"exit code": run["code"], "from step": run["step"]}
-            parts = [part for part, state in run["state"].items() if not _equal(state, expected["state"][part])]
+            parts = [part for part, state in run["state"].items() if not same(state, expected["state"][part])]
             rows[-1]["differs in"] = ", ".join(parts) or "nothing"
             print(moment, *parts, flush=True)
     same = sum(row["differs in"] == "nothing" for row in rows)
@@ -126,25 +126,30 @@ def _finish(config: Path, root: Path, moment: str | None) -> dict[str, Any]:
     ended = subprocess.run(fit, env=one_thread, cwd=ROOT, capture_output=True, text=True)
     if ended.returncode != 0:
         raise SystemExit(f"{moment}: the run did not resume\n{ended.stdout}\n{ended.stderr}")
-    (last,) = root.glob("lightning_logs/version_*/checkpoints/last.ckpt")
     found = re.search(r"^resuming from .*, step (\d+)", ended.stdout, re.MULTILINE)
+    table = re.sub(r"\S*lightning_logs\S*", "", ended.stdout[ended.stdout.index("Test") :])
+    return {"code": code, "step": int(found[1]) if found else 0, "state": {**final_state(root), "table": table}}
+
+
+def final_state(root: Path) -> dict[str, Any]:
+    """Return what a run has left in its folder: weights, optimizer states, metrics and the best checkpoint."""
+    (last,) = root.glob("lightning_logs/version_*/checkpoints/last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
     best = torch.load(last.with_name("best.ckpt"), weights_only=True)
-    state = {
+    return {
         "weights": checkpoint["state_dict"],
         "optimizers": checkpoint["optimizer_states"],
         "metrics.csv": last.parents[1].joinpath("metrics.csv").read_text(),
         "best.ckpt": (best["global_step"], best["state_dict"]),
-        "table": re.sub(r"\S*lightning_logs\S*", "", ended.stdout[ended.stdout.index("Test") :]),
     }
-    return {"code": code, "step": int(found[1]) if found else 0, "state": state}
 
 
-def _equal(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two states are equal to the last bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)

@@ -7,7 +7,9 @@ Two wings, data and network, meet only in the batch. Reading order:
 - ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
   ``augmentations``, ``datamodules``.
 - Network wing: ``labels``, ``local``, ``units``, ``network``, ``classifier`` (the trained network), ``optim``,
-  ``stepping``, ``module`` (the algorithm), ``backprop`` (the baseline).
+  ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``, ``module`` (the algorithm),
+  ``backprop`` (the baseline).
+- Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
   ``configs``, ``reproduce`` (the paper's tables).
 """
@@ -44,6 +46,7 @@ from intff_lightning.negatives import (
     WrongLabels,
 )
 from intff_lightning.pairs import PairedBatch
+from intff_lightning.pipeline import UnitPipelineStrategy
 from intff_lightning.units import (
     AttentionUnit,
     ConvUnit,
@@ -77,6 +80,7 @@ __all__ = [
     "Rotated",
     "ShuffledLabels",
     "TorchvisionUnit",
+    "UnitPipelineStrategy",
     "WrongLabels",
     "__version__",
     "split",

@@ -39,6 +39,7 @@ from intff_lightning.lightning_compat import (
     validation_is_under_way,
     with_validation_to_repeat,
 )
+from intff_lightning.pipeline import UnitPipelineStrategy
 
 # -------------------------------------------------------------------- files
 
@@ -262,6 +263,8 @@ class LastCheckpoint(RunCheckpoint):
     ) -> None:
         self._batch_ends = True
         self.save_by_interval(trainer, outputs, batch, batch_idx)
+        if isinstance(trainer.strategy, UnitPipelineStrategy):
+            trainer.strategy.note_stop(self._signal.asked)
         if self.may_save(trainer):
             self._stop_if_asked(trainer)
         self._batch_ends = False
@@ -281,17 +284,27 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **options: Any) -> None:
         # processes may have different numbers of batches, and can agree only before the first
-        if trainer.world_size == 1 and validation_is_under_way(trainer) and _has_stepped(trainer):
+        alone = trainer.world_size == 1 and not isinstance(trainer.strategy, UnitPipelineStrategy)
+        if alone and validation_is_under_way(trainer) and _has_stepped(trainer):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         """Save and end the training if any process was asked to stop. The state is consistent."""
+        stop = self._agreed_stop(trainer)
+        if stop is not None:
+            self._save_state(trainer)
+            raise stop
+
+    def _agreed_stop(self, trainer: L.Trainer) -> type[BaseException] | None:
+        strategy = trainer.strategy
+        if isinstance(strategy, UnitPipelineStrategy):
+            return strategy.agreed_stop(self._signal.asked, self._batch_ends)
         asked = self._signal.asked or trainer.received_sigterm
         if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            self._save_state(trainer)
-            raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
+            asked = strategy.reduce_boolean_decision(asked, all=False)
+        if not asked:
+            return None
+        return SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
 
     def _save_state(self, trainer: L.Trainer) -> None:
         self._repeats_validation = validation_is_under_way(trainer)

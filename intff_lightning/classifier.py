@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
-from intff_lightning.functional import rms_normalize
+from intff_lightning.functional import at_least_float32, rms_normalize
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel, default_encoder
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
+from intff_lightning.stage import Stage
 from intff_lightning.units import UnitStack
 
 ShownLabels = Literal["all", "neutral"]
@@ -58,6 +59,13 @@ class LabelClassifier(Freezable, Network):
         self.encoder: LabelEncoder = encoder or (NoLabel() if self.by_class else LabelOverlay())
         self._vote = vote
         self.sweep_size = sweep_size
+        self.stage: Stage | None = None
+        """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
+
+    @property
+    def own_units(self) -> range:
+        """Numbers of the units that this process holds: all of them, unless it is a stage of a pipeline."""
+        return range(len(self.units)) if self.stage is None else self.stage.units
 
     @property
     def vote(self) -> list[int]:
@@ -94,8 +102,14 @@ class LabelClassifier(Freezable, Network):
     def goodness(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``."""
         self.check_built()
+        if self.stage is not None:
+            return torch.stack(self.stage.relay(x, self._goodness_of, len(self.units), alike=True))
         goodness: Tensor = self.units(x)
         return goodness
+
+    def _goodness_of(self, k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
+        h = self.units[k](x)
+        return h, [at_least_float32(self.units[k].goodness(h))]
 
     def positive_probability(self, x: Tensor) -> Tensor:
         r"""Return the probability that inputs are positive data (the paper's likelihood, section 3.1).
@@ -162,12 +176,17 @@ class LabelClassifier(Freezable, Network):
         check_choice("label", label, ShownLabels)
         self._check_image(image)
 
+        def features_of(k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
+            layers = self.units[k].activations(x) if hidden else [self.units[k](x)]
+            return layers[-1], [rms_normalize(h) if normalize else h for h in (layer.flatten(1) for layer in layers)]
+
         def read(x: Tensor | LabelledImages) -> Tensor:
+            if self.stage is not None:
+                return torch.cat(self.stage.relay(x, features_of, len(self.units), alike=False), dim=1)
             outputs: list[Tensor] = []
-            for unit in self.units:
-                layers = unit.activations(x) if hidden else [unit(x)]
-                outputs += [rms_normalize(h) if normalize else h for h in (layer.flatten(1) for layer in layers)]
-                x = layers[-1]
+            for k in range(len(self.units)):
+                x, features = features_of(k, x)
+                outputs += features
             return torch.cat(outputs, dim=1)
 
         if not self.encoder.shows_label:

@@ -30,6 +30,14 @@ def _mix(state: int) -> int:
     return z ^ (z >> 31)
 
 
+def derived_seed(*numbers: int) -> int:
+    """Return a 64-bit seed that depends on all of these numbers and on their order."""
+    state = 0
+    for number in numbers:
+        state = _mix(state ^ (number & ((1 << 64) - 1)))
+    return state
+
+
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Shift a signed integer to the right as if it were unsigned."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

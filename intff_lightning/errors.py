@@ -23,6 +23,10 @@ class StorageError(IntFFError, OSError):
     """A file that cannot be written."""
 
 
+class PipelineError(IntFFError, RuntimeError):
+    """A process of a pipeline over units failed, hangs or was lost."""
+
+
 class DivergenceError(IntFFError, ArithmeticError):
     """A loss, or the goodness of a unit, is not finite."""
 

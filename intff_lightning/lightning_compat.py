@@ -20,6 +20,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -203,6 +204,20 @@ def resume_after_whole_epochs(module: L.LightningModule) -> None:
 def logs_this_step(trainer: L.Trainer) -> bool:
     """Tell whether loggers will be given metrics at the end of this training step."""
     return bool(trainer._logger_connector.should_update_logs)
+
+
+def leave_processes_alone(launcher: Any) -> None:
+    """Keep Lightning from killing all processes when one of them has ended: the strategy watches over them itself."""
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        watched, launcher.procs = launcher.procs, list(launcher.procs)
+        watched.clear()
+
+
+def take_sigterm(trainer: L.Trainer) -> bool:
+    """Tell whether a SIGTERM has arrived, and keep Lightning from stopping this process alone at its next batch."""
+    connector = trainer._signal_connector
+    arrived, connector.received_sigterm = connector.received_sigterm, False
+    return arrived
 
 
 def logged_metrics(trainer: L.Trainer) -> dict[str, float]:

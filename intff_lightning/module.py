@@ -7,7 +7,7 @@ For unit k with input x (the output of unit k - 1, detached), on positive and ne
 No gradient crosses the border of a unit; inside a unit there is ordinary, shallow backpropagation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,17 +32,29 @@ class Passage:
 
     Args:
         batch: Positive and negative data.
-        x: Input of the first unit.
+        x: Input of unit ``first``.
+        first: Number of the first unit that this process holds.
+        earlier: The summed goodness of the units before it.
+        losses: Their local losses.
+        goodness: Their goodness.
     """
 
-    def __init__(self, batch: PairedBatch, x: Tensor | LabelledImages) -> None:
+    def __init__(
+        self,
+        batch: PairedBatch,
+        x: Tensor | LabelledImages,
+        first: int = 0,
+        earlier: Tensor | None = None,
+        losses: Iterable[Tensor] = (),
+        goodness: Iterable[Tensor] = (),
+    ) -> None:
         self.batch = batch
-        self.inputs: dict[int, Tensor | LabelledImages] = {0: x}
+        self.inputs: dict[int, Tensor | LabelledImages] = {first: x}
         """Inputs of the units that have not read them yet."""
-        self.earlier: dict[int, Tensor | None] = {0: None}
+        self.earlier: dict[int, Tensor | None] = {first: earlier}
         """The summed goodness of the earlier units, for the same units."""
-        self.losses: list[Tensor] = []
-        self.goodness: list[Tensor] = []
+        self.losses: list[Tensor] = list(losses)
+        self.goodness: list[Tensor] = list(goodness)
 
     def hand_over(self, h: Tensor, loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
         """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
@@ -145,9 +157,8 @@ class IntFFModule(UnitTrainer):
 
     @property
     def groups(self) -> list[Sequence[int]]:
-        """Units that take their steps together."""
-        everyone = range(len(self.units))
-        return [everyone] if self.update == "joint" else [[k] for k in everyone]
+        """Units of this process that take their steps together."""
+        return [self.own_units] if self.update == "joint" else [[k] for k in self.own_units]
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().build(input_shape, num_classes)
@@ -171,6 +182,7 @@ class IntFFModule(UnitTrainer):
                 self.backward_units(loss, group, batch_idx)  # dL/dW, inside the unit
                 self.step_units(group, turn, batch_idx)  # one step of the unit's own optimizer
             self.finish_units(group, passage)  # the next unit's x is h, detached
+        self.finish_steps(batch_idx)  # those that wait for gradients of other processes
         outputs = self.outputs(passage)
         self.record_losses(outputs.unit_loss, len(passage.batch.target), batch_idx)
         self.step_schedules(batch_idx)
@@ -197,13 +209,18 @@ class IntFFModule(UnitTrainer):
                 "the negatives are the same images under wrong labels, and NoLabel shows no label:\n"
                 "use other negatives, for example HybridImages."
             )
-        return Passage(batch, self.encoder.inputs(batch))
+        if self.stage is None or self.stage.first:
+            return Passage(batch, self.encoder.inputs(batch))
+        x, earlier, losses, goodness = self.stage.receive(batch)
+        return Passage(batch, x, len(losses), earlier, losses, goodness)
 
     def forward_units(self, units: Sequence[int], passage: Passage, turn: int = 0) -> Tensor:
         """Return the summed local losses of these units; on the first turn, their activations are handed over."""
         again = torch.is_grad_enabled() and (self.inner_steps > 1 or self.handover == "after")
         losses = []
         for k in units:
+            if self.stage is not None:
+                self.stage.at(k, turn)
             # an input that is not read again is freed, and its memory serves the next one
             h = self.units[k](passage.inputs[k] if again else passage.inputs.pop(k))
             earlier = passage.earlier[k] if again else passage.earlier.pop(k)
@@ -245,9 +262,20 @@ class IntFFModule(UnitTrainer):
         return pair_by_class(g, batch.target) if self.by_class else pair_by_input(g, len(batch.target))
 
     def outputs(self, passage: Passage) -> StepOutput:
-        """Return what a step returns, once the batch has passed all units."""
-        unit_loss = torch.stack(passage.losses)
-        positive, negative = self.goodness_pair(torch.stack(passage.goodness), passage.batch)
+        """Return what a step returns, once the batch has passed all units.
+
+        A stage of a pipeline sends the batch on to the next, and returns zeros for the units of later stages.
+        """
+        unit_loss, goodness = torch.stack(passage.losses), torch.stack(passage.goodness)
+        if self.stage is not None and not self.stage.last:
+            following, later = len(unit_loss), len(self.units) - len(unit_loss)
+            x, earlier = passage.inputs[following], passage.earlier[following]
+            assert isinstance(x, Tensor)
+            assert earlier is not None
+            self.stage.send([x, earlier, unit_loss, goodness], passage.batch)
+            unit_loss = torch.cat([unit_loss, unit_loss.new_zeros(later)])
+            goodness = torch.cat([goodness, goodness.new_zeros(later, *goodness.shape[1:])])
+        positive, negative = self.goodness_pair(goodness, passage.batch)
         return StepOutput(
             loss=unit_loss.sum(),
             unit_loss=unit_loss,
@@ -259,7 +287,7 @@ class IntFFModule(UnitTrainer):
 
     def _evaluation_step(self, batch: Any, stage: str) -> StepOutput:
         passage = self.begin(batch)
-        self.forward_units(range(len(self.units)), passage)
+        self.forward_units(self.own_units, passage)
         outputs = self.outputs(passage)
         self.log(f"{stage}/loss", outputs.loss, batch_size=len(passage.batch.target), sync_dist=True)
         return outputs

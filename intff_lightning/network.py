@@ -42,7 +42,7 @@ from intff_lightning.optim import (
     include_groups,
     make_scheduler,
 )
-from intff_lightning.pairs import images_to_predict
+from intff_lightning.pairs import data_share, images_to_predict
 from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
 from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
 
@@ -211,7 +211,7 @@ class Network(Recorded, ExampleInputs):
         self._losses = LossRecord(self.loss_names(), self.device)
         if self._resumed is not None and self.trainer.ckpt_path:
             self._losses.load_state_dict(self._resumed["losses"])
-            restore_random_state(self._resumed["random"], self.global_rank)
+            restore_random_state(self._resumed["random"], *data_share(self.trainer))
             if self.trainer.is_last_batch:  # the run was stopped in the validation that ends an epoch
                 self._log_loss()
         self._resumed = None
@@ -325,10 +325,11 @@ class Network(Recorded, ExampleInputs):
             if cut and "loops" in checkpoint:
                 checkpoint["loops"] = with_epoch_to_finish(trainer, checkpoint["loops"])
             accumulated = 0 if trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches
+            state = before.get("random") or random_state()
             checkpoint["training"] = {
                 "losses": self._losses.state_dict(with_last_mean=trainer.validating or cut),
                 "accumulated": accumulated,
-                "random": gather_random_states(before.get("random") or random_state()),
+                "random": gather_random_states(state, *data_share(trainer)),
                 "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
             }
             layers = {name.rpartition(".")[0] for name, p in self.named_parameters() if p.requires_grad} - {""}

@@ -42,6 +42,15 @@ class PairedBatch(NamedTuple):
         return self.image.unsqueeze(1).expand(-1, label.shape[1], *self.image.shape[1:]), label
 
 
+def data_share(trainer: L.Trainer | None) -> tuple[int, int]:
+    """Return the number of this process among those that share the data, and how many they are.
+
+    The processes of a pipeline over units all read the same batches.
+    """
+    share = None if trainer is None else trainer.distributed_sampler_kwargs
+    return (0, 1) if share is None else (int(share["rank"]), int(share["num_replicas"]))
+
+
 def image_and_target(
     batch: Any, module: L.LightningModule | None = None, num_classes: int | None = None
 ) -> tuple[Tensor, Tensor]:

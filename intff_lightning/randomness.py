@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 
-def _process_count() -> int:
+def process_count() -> int:
+    """Return the number of processes of the run."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
@@ -29,20 +30,29 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def gather_random_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes, by rank, from that of each. All processes must call it."""
-    if _process_count() == 1:
+def gather_random_states(state: dict[str, Any], number: int, count: int) -> list[dict[str, Any]]:
+    """Return the states of the processes that share the data, from that of each. All processes must call it.
+
+    Processes that read the same data, because they hold different units of a network, have the same state.
+
+    Args:
+        state: State of this process.
+        number: Number of this process among those that share the data.
+        count: How many these are.
+    """
+    if process_count() == 1:
         return [state]
-    states: list[Any] = [None] * _process_count()
-    torch.distributed.all_gather_object(states, state)
-    return states
+    found: list[Any] = [None] * process_count()
+    torch.distributed.all_gather_object(found, (number, state))
+    states = dict(reversed(found))
+    return [states[n] for n in range(count)]
 
 
-def restore_random_state(states: list[dict[str, Any]], rank: int) -> None:
-    """Restore the state of one process; if the number of processes has changed, draws start anew."""
-    if len(states) != _process_count():
+def restore_random_state(states: list[dict[str, Any]], number: int, count: int) -> None:
+    """Restore the state of process ``number`` of ``count``; if the number has changed, draws start anew."""
+    if len(states) != count:
         return
-    state = states[rank]
+    state = states[number]
     torch.set_rng_state(state["torch"].cpu())
     random.setstate(_as_tuples(state["python"]))
     name, keys, *rest = state["numpy"]

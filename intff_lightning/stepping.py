@@ -5,7 +5,8 @@ work as elsewhere: ``global_step`` rises by one per batch, however many units th
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from intff_lightning.averaging import Replicas
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.lightning_compat import SavesOfManualOptimization, allow_another_step, scale_update_withheld
@@ -49,6 +51,8 @@ class UnitTrainer(LabelClassifier):
         self.inner_steps, self.handover = inner_steps, handover
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip
         self._flags: tuple[float | None, str | None, int] | None = None
+        self._averages: dict[int, Callable[[], None]] = {}
+        self._due: deque[tuple[Sequence[int], int]] = deque()
 
     # ---------------------------------------------------------------- the Trainer's flags
 
@@ -97,6 +101,8 @@ class UnitTrainer(LabelClassifier):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """Make one optimizer per unit, and its schedule if there is one."""
+        self._averages.clear()
+        self._due.clear()
         made = [
             self.make_optimizer(self.unit_parameters(k), unit.optimizer, unit.scheduler, f"lr/unit_{k}")
             for k, unit in enumerate(self.units)
@@ -130,7 +136,7 @@ class UnitTrainer(LabelClassifier):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def backward_units(self, loss: Tensor, units: Sequence[int], batch_idx: int) -> None:
-        """Compute the gradients of these units, averaged over processes and accumulated over batches."""
+        """Compute the gradients of these units, accumulated over batches; begin to average them over processes."""
         every = self.trainer.accumulate_grad_batches
         parameters = [parameter for k in units for parameter in self.unit_parameters(k)]
         if batch_idx % every == 0:
@@ -145,18 +151,23 @@ class UnitTrainer(LabelClassifier):
             )
         if every > 1:
             loss = loss / every
-        strategy = self.trainer.strategy
-        if not isinstance(strategy, ParallelStrategy) or strategy.world_size == 1:
+        replicas, strategy = self.replicas, self.trainer.strategy
+        if replicas is None or not isinstance(strategy, ParallelStrategy):
             self.manual_backward(loss)
             return
-        # DDP's own reduction expects every parameter in every backward pass: reduce those of these units, in one piece
-        with strategy.block_backward_sync():
+        with strategy.block_backward_sync():  # DDP's reduction expects every parameter in every backward pass
             self.manual_backward(loss)
         if self.steps_now(batch_idx):
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            mean = strategy.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
-            for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            self._averages[units[0]] = replicas.average(parameters)
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The processes over which the gradients of the units of this process are averaged."""
+        if self.stage is not None:
+            return self.stage.replicas
+        strategy = self.trainer.strategy
+        processes = strategy.world_size if isinstance(strategy, ParallelStrategy) else 1
+        return Replicas(processes) if processes > 1 else None
 
     def steps_now(self, batch_idx: int) -> bool:
         """Tell whether this batch ends an accumulation; the last batch of an epoch does."""
@@ -177,7 +188,8 @@ class UnitTrainer(LabelClassifier):
     def step_units(self, units: Sequence[int], turn: int, batch_idx: int) -> None:
         """Step the optimizers of these units if the batch ends an accumulation.
 
-        The batch's last step of the last unit that is not frozen is the one that ``global_step`` counts.
+        With several processes, units take their step after the backward pass of the next ones, because their gradients
+        are averaged meanwhile. This changes no value unless the next ones need weights from after the step.
 
         Args:
             units: Numbers of the units.
@@ -186,6 +198,30 @@ class UnitTrainer(LabelClassifier):
         """
         if not self.steps_now(batch_idx):
             return
+        self._due.append((units, turn))
+        may_wait = bool(self._averages) and self.inner_steps == 1 and self.handover == "before"
+        while len(self._due) > may_wait:
+            self._step_units(*self._due.popleft())
+
+    def finish_steps(self, batch_idx: int) -> None:
+        """Take the steps of a batch that wait for averaged gradients.
+
+        The units of other processes of a pipeline have optimizers too, without gradients: they step here, so that
+        schedules and ``global_step`` advance alike in all processes.
+        """
+        while self._due:
+            self._step_units(*self._due.popleft())
+        others = [k for k in range(len(self.units)) if k not in self.own_units]
+        if others and self.steps_now(batch_idx):
+            self._step_units(others, self.inner_steps - 1)
+
+    def _step_units(self, units: Sequence[int], turn: int) -> None:
+        """Step these optimizers.
+
+        The batch's last step of the last unit that is not frozen is the one that ``global_step`` counts.
+        """
+        if units[0] in self._averages:
+            self._averages.pop(units[0])()
         trained = (k for k in reversed(range(len(self.units))) if any(p.requires_grad for p in self.unit_parameters(k)))
         last = next(trained, None)
         if last is None:

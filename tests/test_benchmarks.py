@@ -175,6 +175,32 @@ def test_steps(tmp_path):
         assert row["min"] <= row["of BP (median)"] <= row["max"]
 
 
+def test_the_model_of_a_pipeline():
+    from benchmarks.pipeline_model import Link, batch_seconds
+
+    units, slow, beside = [1.0, 2.0, 3.0, 2.0], Link(0.5, 10.0, beside=False), Link(0.5, 10.0)
+    assert batch_seconds(units, 0.25, 1, 20, slow) == 8.25
+    assert batch_seconds(units, 0.25, 2, 20, slow) == 5.25 + 0.5 + 2  # [1, 2], [3, 2], and a message
+    assert batch_seconds(units, 0.25, 3, 20, slow) == 3.25 + 2 * 2.5  # the stage in the middle receives and sends
+    assert batch_seconds(units, 0.25, 4, 20, beside) == 3.25  # the link works beside the units
+    assert batch_seconds(units, 0.25, 4, 200, beside) == 20.5  # and takes longer than they do
+
+
+@pytest.mark.slow
+def test_pipeline(tmp_path):
+    read = _run("pipeline", tmp_path)
+    assert (tmp_path / "pipeline_model.png").stat().st_size
+    rows = {row["way"]: row for row in read()}
+    one, ours, theirs = (
+        rows[way] for way in ("IntFF, one process", "IntFF, unit_pipeline", "BP, GPipe 4 micro-batches")
+    )
+    assert ours["parameters and states, MB"] < 0.55 * one["parameters and states, MB"]
+    assert ours["sent, MB"] == pytest.approx(512 * 512 * 4 / 1e6, rel=0.05)  # activations of 256 images, twice
+    assert theirs["sent, MB"] == pytest.approx(2 * 256 * 512 * 4 / 1e6)  # activations, and their gradients
+    (model,) = read("pipeline_model")
+    assert model["model, ms"] < model["units, ms"] + model["constant, ms"]
+
+
 @pytest.mark.slow
 def test_throughput(tmp_path, tiny_mnist, blank_figures, monkeypatch):
     from benchmarks.__main__ import main

@@ -6,6 +6,8 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -17,11 +19,14 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import launchers
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -240,6 +245,32 @@ def test_what_follows_a_training_batch(digits, trainer):
     assert not any(validates for _, validates, _ in seen)
 
 
+def test_leave_processes_alone():
+    """Lightning's observer kills the main process and its children once a child has failed."""
+    commands = [["false"], *2 * [["sleep", "60"]]]
+    failed, child, main = processes = [subprocess.Popen(command) for command in commands]
+    failed.wait()
+    launcher = launchers._SubprocessScriptLauncher(LightningEnvironment(), 3, 1)
+    launcher.procs = [failed, child]
+    observer = _ChildProcessObserver(main.pid, launcher.procs)
+    compat.leave_processes_alone(launcher)
+    assert observer._run()  # it has ended, and has killed nobody
+    assert [process.poll() for process in processes] == [1, None, None]
+    launcher.kill(signal.SIGTERM)  # as Lightning passes on a SIGTERM
+    assert child.wait(10) == -signal.SIGTERM
+    main.kill()
+    main.wait()
+
+
+def test_take_sigterm(trainer):
+    trainer = trainer()
+    assert not compat.take_sigterm(trainer)
+    trainer._signal_connector._sigterm_notifier_fn(signal.SIGTERM, None)
+    assert trainer.received_sigterm
+    assert compat.take_sigterm(trainer)
+    assert not trainer.received_sigterm
+
+
 def test_logged_metrics(digits, trainer):
     seen = {}
 
@@ -353,6 +384,8 @@ ATTRIBUTES = {
     "_trainer": (lambda: L.LightningModule(), NoneType),
     "_logger_connector": (lambda: L.Trainer(accelerator="cpu", logger=False, barebones=True), object),
     "_data_fetcher": (lambda: L.Trainer(accelerator="cpu", logger=False, barebones=True).fit_loop, NoneType),
+    "_signal_connector": (lambda: L.Trainer(accelerator="cpu", logger=False, barebones=True), object),
+    "_SubprocessScriptLauncher": (lambda: launchers, type),
     "_version": (lambda: CSVLogger("."), NoneType),
     "_actions": (ArgumentParser, list),
     "_subparsers": (ArgumentParser, NoneType),
@@ -379,7 +412,7 @@ def _parse(path):
 
 
 def _is_private(name):
-    return name.startswith("_") and not name.startswith("__") and name != "_"
+    return name.startswith("_") and not name.startswith("__") and name not in ("_", "_exit")  # os._exit is documented
 
 
 def _private_names(tree):

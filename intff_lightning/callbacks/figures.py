@@ -247,6 +247,8 @@ def first_layer_fields(module: nn.Module) -> Tensor | None:
     shape = tuple(module.hparams["input_shape"] or ())
     first = module.units[0] if isinstance(module, LabelClassifier) else module
     weight = next((parameter.detach() for parameter in first.parameters() if parameter.ndim in (2, 4)), None)
+    if isinstance(module, LabelClassifier) and module.stage is not None and module.stage.first_weight is not None:
+        weight = module.stage.first_weight  # the first unit is in another process
     if weight is None or len(shape) != 3:
         return None
     if weight.ndim == 4:

@@ -10,6 +10,7 @@ from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import at_least_float32
 from intff_lightning.network import StepOutput
+from intff_lightning.pairs import data_share
 
 
 @runtime_checkable
@@ -51,7 +52,7 @@ class _Ranks:
         values = torch.cat([part for held in self.levels for part in held], 1)
         weights = [values.new_full((part.shape[1],), 2**h) for h, held in enumerate(self.levels) for part in held]
         weight = torch.cat(weights)
-        if trainer.world_size > 1:
+        if data_share(trainer)[1] > 1:
             size = values.new_tensor([values.shape[1]])
             most = int(trainer.strategy.reduce(size, reduce_op="max"))
             rows = torch.cat([values, weight.unsqueeze(0)])  # padded with values of no weight

@@ -10,8 +10,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import atomic_write
+from intff_lightning.pairs import data_share
+from intff_lightning.randomness import process_count
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -42,13 +45,14 @@ class PredictionWriter(BasePredictionWriter):
             indices = [index for batch in numbers for index in batch]
             scores = torch.cat([batch.double().cpu() for batch in batches]) if batches else torch.empty(0, 0)
             if len(indices) != len(scores):
-                if trainer.world_size > 1:
+                if data_share(trainer)[1] > 1:
                     raise ConfigurationError("a loader gives no indices of its samples: predict in a single process.")
                 indices = list(range(len(scores)))
             rows += zip([loader] * len(indices), indices, scores.argmax(1).tolist(), scores.tolist(), strict=True)
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, rows)
+        if process_count() > 1:
+            stage = pl_module.stage if isinstance(pl_module, LabelClassifier) else None
+            gathered: list[Any] = [None] * process_count()
+            torch.distributed.all_gather_object(gathered, rows if stage is None or stage.last else [])
             rows = [row for part in gathered for row in part]
         bad = sum(not all(map(math.isfinite, row[3])) for row in rows)
         if bad:

@@ -22,7 +22,7 @@ from intff_lightning.errors import ConfigurationError, DivergenceError, check_ch
 from intff_lightning.functional import is_decided
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.modes import evaluating
-from intff_lightning.pairs import image_and_target
+from intff_lightning.pairs import data_share, image_and_target
 from intff_lightning.recipe import NoRecipeError, Recorded, to_recipe
 
 
@@ -180,7 +180,7 @@ class LinearProbe(Recorded, EvaluationCallback):
             image, target = image_and_target(batch, module, module.hparams["num_classes"])
             if self.augmentation is not None:
                 index = torch.arange(seen, seen + len(target), device=image.device)
-                image = self.augmentation(image, generator=Draws(seed, trainer.global_rank, index))
+                image = self.augmentation(image, generator=Draws(seed, data_share(trainer)[0], index))
                 seen += len(target)
             with torch.no_grad():
                 features = self._embed(module, image)

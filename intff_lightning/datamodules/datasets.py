@@ -22,6 +22,7 @@ from intff_lightning.datamodules.loading import (
     told_classes,
 )
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
+from intff_lightning.pairs import data_share
 from intff_lightning.samples import Reader, check_labels, check_pixels
 
 Part = Literal["train", "val", "test", "predict"]
@@ -189,13 +190,14 @@ class DatasetDataModule(PartDataModule):
             check_labels(dataset.target, self.classes(), f"{part} data")
         collate: Any = dataset.collate
         shuffles = part == "train" and not (trainer is not None and trainer.overfit_batches)
+        rank, world_size = data_share(trainer)
         sampler = (SeededSampler if shuffles else InOrder)(
             len(dataset),
             self.batch_size,
             train=shuffles,
             seed=self.seed(),
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            rank=rank,
+            world_size=world_size,
         )
         loader = (ResumableLoader if part == "train" else SampleLoader)(
             dataset,

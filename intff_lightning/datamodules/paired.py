@@ -29,7 +29,7 @@ from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
-from intff_lightning.pairs import PairedBatch
+from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
 
@@ -332,7 +332,7 @@ class PairedDataModule(Recorded, PartDataModule):
         if isinstance(batch, IndexedBatch):
             index = batch.sample
         else:
-            rank = 0 if trainer is None else trainer.global_rank
+            rank = data_share(trainer)[0]
             index = sample_numbers(len(image), number, rank, dataloader_idx).to(image.device)
         if target is None:
             check_pixels(image, reader.where)

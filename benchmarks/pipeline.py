@@ -1,0 +1,154 @@
+"""Images per second, bytes sent and memory of a pipeline over units, against one process, DDP and backpropagation.
+
+Each measurement starts processes of its own. IntFF is trained by Lightning with the default callbacks and loggers.
+Backpropagation of the same layers is trained by the schedules of ``torch.distributed.pipelining`` in a plain loop,
+which is compared with the same loop in one process. Every process has one thread, unless the table says two.
+
+The model of time (``benchmarks/pipeline_model.py``) takes the times of units, and of loading and logging, from training
+in one process while a copy of it keeps the other core busy, and those of messages from two processes that do nothing
+else. Its figure is for 64 units as in the first network, whose times are scaled for faster devices.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.opponents import take_turns
+from benchmarks.pipeline_model import LINKS, Link, batch_seconds
+from benchmarks.pipeline_worker import NETWORKS
+from benchmarks.results import Panel, add_quick, draw_lines, write
+
+HELP = "pipeline over units: images per second, bytes, memory, and a model of time, against other ways to use processes"
+
+ROOT = Path(__file__).parents[1]
+ONE, LOOP, PIPELINE = "IntFF, one process", "BP, one process (loop)", "IntFF, unit_pipeline"
+WAYS = {  # what the worker does, number of processes, threads of each
+    ONE: ("IntFF", 1, 1),
+    "IntFF, one process, 2 threads": ("IntFF", 1, 2),
+    "IntFF, ddp": ("DDP", 2, 1),
+    PIPELINE: ("pipeline", 2, 1),
+    LOOP: ("loop", 1, 1),
+    **{
+        f"BP, {kind}, {parts} micro-batches": (f"{kind} {parts}", 2, 1)
+        for kind in ("GPipe", "1F1B")
+        for parts in (4, 8)
+    },
+}
+COMPARED = list(NETWORKS)[:2]  # by all ways; the other networks check the model
+BATCHES, ROUNDS = 50, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_quick(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    batches, rounds = (4, 1) if arguments.quick else (BATCHES, ROUNDS)
+    rows, measured = [], {}
+    for network in COMPARED[: 1 if arguments.quick else None]:
+        found: dict[str, list[list[dict[str, Any]]]] = {way: [] for way in WAYS}
+
+        def turn(way: str, network: str = network, found: Any = found) -> float:
+            found[way].append(_run(*WAYS[way], network, batches))
+            return float(found[way][-1][0]["seconds"])
+
+        seconds = take_turns({way: (lambda way=way: turn(way)) for way in WAYS}, rounds)
+        measured[network] = statistics.median(seconds[PIPELINE])
+        rows += [_row(way, network, seconds, found[way][-1]) for way in WAYS]
+    note = (
+        "Medians of the rounds. Speed-up and efficiency (speed-up divided by the number of processes) are against one "
+        "process of the same kind: IntFF against IntFF, BP against the plain loop. IntFF trains on twice the inputs of "
+        "BP, because every image has a negative. MB of 10^6 bytes in the largest process: parameters and optimizer "
+        "states; growth of the resident memory since the process began; bytes sent per batch."
+    )
+    write("pipeline", arguments.out, rows, note)
+    _model(arguments, batches, measured)
+
+
+def _row(way: str, network: str, seconds: dict[str, list[float]], processes: list[dict[str, Any]]) -> dict[str, Any]:
+    times, base = seconds[way], statistics.median(seconds[ONE if way.startswith("IntFF") else LOOP])
+    faster = base / statistics.median(times)
+    return {
+        "network": network,
+        "way": way,
+        "images per second": NETWORKS[network][1] / statistics.median(times),
+        "min": NETWORKS[network][1] / max(times),
+        "max": NETWORKS[network][1] / min(times),
+        "speed-up": faster,
+        "efficiency": faster / len(processes),
+        "parameters and states, MB": max(process["held MB"] for process in processes),
+        "peak memory, MB": max(process["peak MB"] for process in processes),
+        "sent, MB": max(process.get("sent MB", 0.0) for process in processes),
+    }
+
+
+def _run(way: str, processes: int, threads: int, network: str, batches: int, copies: int = 1) -> list[dict[str, Any]]:
+    """Run a measurement; returns what each process found. ``copies`` run it several times at the same time."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    worker = ["-m", "benchmarks.pipeline_worker", way, network, str(batches)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    needs_start = processes > 1 or way == "loop"
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / str(copy) for copy in range(copies)]
+        jobs = []
+        for place in places:
+            place.mkdir()
+            command = [*(start if needs_start else [sys.executable]), *worker, str(place)]
+            jobs.append(
+                subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            )
+        for job in jobs:
+            _, errors = job.communicate()
+            if job.returncode != 0:
+                raise SystemExit(f"{way}, {network}: {errors.decode()[-3000:]}")
+        return [json.loads(file.read_text()) for place in places for file in sorted(place.glob("[0-9]*.json"))]
+
+
+# -------------------------------------------------------------------- the model
+
+
+def _model(arguments: argparse.Namespace, batches: int, measured: dict[str, float]) -> None:
+    """Compare the model with what was measured, and draw what it says of more stages and other links."""
+    (_, receiver) = _run("messages", 2, 1, COMPARED[0], batches)
+    (small, slow), (large, slower) = ((int(size), seconds) for size, seconds in receiver["messages"].items())
+    bandwidth = (large - small) / max(slower - slow, 1e-9)
+    here = Link(max(slow - small / bandwidth, 0.0), bandwidth, beside=False)
+    rows, first = [], ([], 0.0, 0.0)
+    for network in list(NETWORKS)[: 1 if arguments.quick else None]:
+        alone = _run("IntFF", 1, 1, network, batches, copies=2)
+        units = [statistics.fmean(each) for each in zip(*(run["unit seconds"] for run in alone), strict=True)]
+        constant = max(0.0, statistics.fmean(run["seconds"] for run in alone) - sum(units))
+        pipeline = _run("pipeline", 2, 1, network, batches)
+        size = 1e6 * max(process["sent MB"] for process in pipeline)
+        expected, found = batch_seconds(units, constant, 2, size, here), pipeline[0]["seconds"]
+        first = first if first[0] else (units, constant, size)
+        rows.append({"network": network, "units, ms": 1e3 * sum(units), "constant, ms": 1e3 * constant})
+        rows[-1] |= {"message, ms": 1e3 * here.seconds(size), "model, ms": 1e3 * expected, "measured, ms": 1e3 * found}
+        rows[-1]["error, %"] = 100 * (expected / found - 1)
+    note = (
+        f"Seconds per batch of 2 stages. A message on this machine takes {1e3 * here.latency:.2g} ms and 1 s for "
+        f"{here.bandwidth / 1e9:.2g} GB, and the cores that compute also copy it."
+    )
+    write("pipeline_model", arguments.out, rows, note)
+    _draw(arguments.out / "pipeline_model.png", *first)
+
+
+def _draw(path: Path, units: Sequence[float], constant: float, size: float) -> None:
+    counts = [1, 2, 4, 8, 16, 32, 64]
+    many = [statistics.fmean(units)] * 64
+    panels = []
+    for factor, title in ((1, "this CPU core"), (100, "a device 100 times as fast"), (1000, "1,000 times as fast")):
+        fast, rest = [unit / factor for unit in many], min(constant, 1e-3)
+        lines: dict[str, Any] = {"ideal": (counts, counts)}
+        for name, link in LINKS.items():
+            alone = batch_seconds(fast, rest, 1, size, link)
+            lines[name] = counts, [alone / batch_seconds(fast, rest, count, size, link) for count in counts]
+        panels.append(Panel(f"64 units on {title}", "stages", "speed-up", lines))
+    draw_lines(path, panels)

@@ -1,0 +1,149 @@
+"""Units in several processes give the weights, states and metrics of one process, to the last bit."""
+
+import os
+import subprocess
+import sys
+
+import pipeline_runs
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow  # processes that import torch
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def differences(mine, theirs, place=""):
+    """Names of the entries in which two states differ, but for folders, times and the strategy's own."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in mine.keys() | theirs.keys():
+            if key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models", "last_model_path"):
+                continue
+            yield from differences(mine.get(key), theirs.get(key), f"{place}/{key}")
+    elif isinstance(mine, list | tuple) and isinstance(theirs, list | tuple) and len(mine) == len(theirs):
+        for number, pair in enumerate(zip(mine, theirs, strict=True)):
+            yield from differences(*pair, f"{place}/{number}")
+    elif isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        if mine.dtype != theirs.dtype or not torch.equal(mine, theirs):
+            yield place
+    elif mine != theirs and not (mine != mine and theirs != theirs):
+        yield f"{place}: {mine!r}, {theirs!r}"[:300]
+
+
+def start(stages, out, how, *names):
+    run = [sys.executable, pipeline_runs.__file__, str(stages), str(out), how, *names]
+    return subprocess.run(run, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
+
+
+@pytest.fixture
+def one_thread():
+    """Sums of several threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def of_several(tmp_path_factory):
+    """The results of all runs by their number of stages."""
+    folder, found = tmp_path_factory.mktemp("pipeline"), {}
+    for stages in (2, 3, 4):
+        names = [name for name, (*_, counts) in pipeline_runs.RUNS.items() if stages in counts]
+        done = start(stages, folder / str(stages), "whole", *names)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("units draw random numbers") == ("draws" in names)
+        found[stages] = torch.load(folder / str(stages))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(pipeline_runs.RUNS.keys() - {"draws"}))
+def test_stages_equal_one_process(name, of_several, tmp_path, one_thread):
+    one = pipeline_runs.train(name, 1, str(tmp_path))
+    assert one["metrics"].keys() >= {"train/loss", "val/accuracy", "test/accuracy", "val/loss/unit_1"}
+    for stages in pipeline_runs.RUNS[name][2]:
+        assert "\n".join(differences(one, of_several[stages][name])) == "", stages
+
+
+def test_random_draws_of_units_are_the_same_for_any_number_of_stages(of_several):
+    first, second = (of_several[stages]["draws"] for stages in (2, 3))
+    assert "\n".join(differences(first, second)) == ""
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("how", ["SIGINT1", "SIGTERM0", "SIGKILL2"])
+def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, one_thread):
+    """One process gets a Ctrl-C, a SIGTERM or a SIGKILL; after the first two, all stop after the same batch."""
+    stopped = start(3, tmp_path / "stopped", how, "accumulated")
+    assert stopped.returncode == (0 if how.startswith("SIGTERM") else 1)  # Lightning's
+    assert ("stage 0 of the pipeline (unit_0) was lost" in stopped.stderr) == (how == "SIGKILL2")
+    (last,) = tmp_path.glob("stopped.logs/**/last.ckpt")
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step == 6 if how.startswith("SIGKILL") else 6 < step < 12  # 17 batches of an epoch are 6 steps
+    resumed = start(2, tmp_path / "resumed", str(last), "accumulated")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    one = pipeline_runs.train("accumulated", 1, str(tmp_path / "one"))
+    again = pipeline_runs.train("accumulated", 1, str(tmp_path / "again"), ckpt_path=str(last))
+    for other in (torch.load(tmp_path / "resumed")["accumulated"], again):
+        for part in ("weights", "metrics", "scores"):
+            assert "\n".join(differences(one[part], other[part])) == "", part
+        states = (run["checkpoint"]["optimizer_states"] for run in (one, other))
+        assert "\n".join(differences(*states)) == ""
+
+
+def test_two_replicas_of_two_stages_equal_ddp_on_two_processes(tmp_path):
+    results = []
+    for processes, how in ((4, "replicas"), (2, "ddp")):
+        done = start(processes, tmp_path / how, how, "plain", "accumulated")
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(torch.load(tmp_path / how))
+    for name, ours in results[0].items():
+        for part in ("weights", "metrics", "scores"):
+            assert "\n".join(differences(results[1][name][part], ours[part])) == "", (name, part)
+
+
+def test_the_command_line_writes_what_one_process_writes(tmp_path):
+    """Tables, metrics, figures and predictions appear once, and are those of one process."""
+    printed = {}
+    for stages, options in ((1, []), (2, ["--trainer.strategy", "unit_pipeline"])):
+        common = ["--trainer.accelerator", "cpu", "--trainer.devices", str(stages), *options]
+        common += ["--trainer.default_root_dir", str(tmp_path / str(stages))]
+        fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", "digits", "--trainer.max_epochs", "2"]
+        done = subprocess.run([*fit, *common], capture_output=True, text=True, timeout=200, env=ONE_THREAD)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr == ""
+        printed[stages] = [line for line in done.stdout.splitlines() if line.startswith("│ ") or " %" in line]
+        (best,) = (tmp_path / str(stages)).glob("**/best.ckpt")
+        predict = [sys.executable, "-m", "intff_lightning", "predict", "--ckpt_path", str(best), *common]
+        done = subprocess.run(predict, capture_output=True, text=True, timeout=200, env=ONE_THREAD)
+        assert done.returncode == 0, done.stderr[-3000:]
+    tests = [[line for line in lines if line.startswith("│ unit_") and "%" in line] for lines in printed.values()]
+    assert tests[0] == tests[1] != []
+    assert sum("stage" in line for line in printed[2]) == 0
+    one, two = (
+        {file.relative_to(tmp_path / stages): file for file in (tmp_path / stages).rglob("*") if file.is_file()}
+        for stages in ("1", "2")
+    )
+    names = {name for name in one if "tfevents" not in name.name}
+    assert names == {name for name in two if "tfevents" not in name.name}
+    for name in names:
+        if name.name in ("metrics.csv", "predictions.csv"):
+            assert one[name].read_bytes() == two[name].read_bytes()
+
+
+def test_a_wrong_number_of_stages_is_refused_in_one_line():
+    fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", "digits", "--trainer.strategy", "unit_pipeline"]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "3"]
+    done = subprocess.run([*fit, *devices], capture_output=True, text=True, timeout=200, env=ONE_THREAD)
+    assert done.returncode == 1
+    assert done.stdout + done.stderr == (
+        "error: unit_pipeline: 3 stages for 2 units; a stage needs one unit or more. Use fewer devices.\n"
+    )
+
+
+def test_a_network_that_is_too_large_for_one_process_is_trained_by_several(tmp_path):
+    """Under a limit of memory per process, which parameters, gradients and Adam's state exceed in one process."""
+    alone, several = (start(stages, tmp_path / str(stages), "limited") for stages in (1, 3))
+    assert alone.returncode != 0
+    assert "memory" in alone.stderr
+    assert several.returncode == 0, several.stderr[-3000:]
