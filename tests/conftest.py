@@ -90,6 +90,16 @@ def blank_figures(monkeypatch):
     save_blank_figures(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Starts processes that have imported the package already."""
+    from forks import Forks
+
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.end()
+
+
 @pytest.fixture
 def trainer():
     """A factory of trainers that write nothing."""

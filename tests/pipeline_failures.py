@@ -24,7 +24,7 @@ class Failing(torch.nn.Module):
     def forward(self, x):
         self.calls += self.training and torch.is_grad_enabled() and x.device.type == "cpu"
         if self.calls == 30:
-            open(f"{sys.argv[3]}.failed", "w").close()
+            open(sys.argv[3], "w").close()
             if self.how == "raises":
                 raise ZeroDivisionError("division by zero")
             if self.how == "diverges":
@@ -37,9 +37,7 @@ class Failing(torch.nn.Module):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    how, failing, pids = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    with open(pids, "a") as file:
-        file.write(f"{os.getpid()}\n")
+    how, failing = sys.argv[1], int(sys.argv[2])
     units = [
         HiddenUnit(torch.nn.Sequential(torch.nn.Flatten(), Failing(how, 10 if k else 100)))
         if k == failing

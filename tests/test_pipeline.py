@@ -8,6 +8,8 @@ import pipeline_runs
 import pytest
 import torch
 
+from intff_lightning.cli import main
+
 pytestmark = pytest.mark.slow  # processes that import torch
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -30,11 +32,6 @@ def differences(mine, theirs, place=""):
         yield f"{place}: {mine!r}, {theirs!r}"[:300]
 
 
-def start(stages, out, how, *names):
-    run = [sys.executable, pipeline_runs.__file__, str(stages), str(out), how, *names]
-    return subprocess.run(run, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
-
-
 @pytest.fixture
 def one_thread():
     """Sums of several threads differ in their last bits."""
@@ -45,14 +42,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def of_several(tmp_path_factory):
+def of_several(tmp_path_factory, forks):
     """The results of all runs by their number of stages."""
     folder, found = tmp_path_factory.mktemp("pipeline"), {}
     for stages in (2, 3, 4):
         names = [name for name, (*_, counts) in pipeline_runs.RUNS.items() if stages in counts]
-        done = start(stages, folder / str(stages), "whole", *names)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stderr.count("units draw random numbers") == ("draws" in names)
+        group = forks.start("pipeline_runs.py", stages, folder / str(stages), "whole", *names, count=stages)
+        assert not any(group.wait()), group.output[-3000:]
+        assert group.output.count("units draw random numbers") == ("draws" in names)
         found[stages] = torch.load(folder / str(stages))
     return found
 
@@ -72,16 +69,16 @@ def test_random_draws_of_units_are_the_same_for_any_number_of_stages(of_several)
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("how", ["SIGINT1", "SIGTERM0", "SIGKILL2"])
-def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, one_thread):
+def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, forks, one_thread):
     """One process gets a Ctrl-C, a SIGTERM or a SIGKILL; after the first two, all stop after the same batch."""
-    stopped = start(3, tmp_path / "stopped", how, "accumulated")
-    assert stopped.returncode == (0 if how.startswith("SIGTERM") else 1)  # Lightning's
-    assert ("stage 0 of the pipeline (unit_0) was lost" in stopped.stderr) == (how == "SIGKILL2")
+    stopped = forks.start("pipeline_runs.py", 3, tmp_path / "stopped", how, "accumulated", count=3)
+    assert stopped.wait()[0] == (0 if how.startswith("SIGTERM") else 1)  # Lightning's
+    assert ("stage 0 of the pipeline (unit_0) was lost" in stopped.output) == (how == "SIGKILL2")
     (last,) = tmp_path.glob("stopped.logs/**/last.ckpt")
     step = torch.load(last, weights_only=True)["global_step"]
     assert step == 6 if how.startswith("SIGKILL") else 6 < step < 12  # 17 batches of an epoch are 6 steps
-    resumed = start(2, tmp_path / "resumed", str(last), "accumulated")
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    resumed = forks.start("pipeline_runs.py", 2, tmp_path / "resumed", last, "accumulated", count=2)
+    assert not any(resumed.wait()), resumed.output[-3000:]
     one = pipeline_runs.train("accumulated", 1, str(tmp_path / "one"))
     again = pipeline_runs.train("accumulated", 1, str(tmp_path / "again"), ckpt_path=str(last))
     for other in (torch.load(tmp_path / "resumed")["accumulated"], again):
@@ -91,18 +88,19 @@ def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, one_thread
         assert "\n".join(differences(*states)) == ""
 
 
-def test_two_replicas_of_two_stages_equal_ddp_on_two_processes(tmp_path):
+def test_two_replicas_of_two_stages_equal_ddp_on_two_processes(tmp_path, forks):
     results = []
     for processes, how in ((4, "replicas"), (2, "ddp")):
-        done = start(processes, tmp_path / how, how, "plain", "accumulated")
-        assert done.returncode == 0, done.stderr[-3000:]
+        runs = [processes, tmp_path / how, how, "plain", "accumulated"]
+        group = forks.start("pipeline_runs.py", *runs, count=processes)
+        assert not any(group.wait()), group.output[-3000:]
         results.append(torch.load(tmp_path / how))
     for name, ours in results[0].items():
         for part in ("weights", "metrics", "scores"):
             assert "\n".join(differences(results[1][name][part], ours[part])) == "", (name, part)
 
 
-def test_the_command_line_writes_what_one_process_writes(tmp_path):
+def test_the_command_line_writes_what_one_process_writes(tmp_path, forks):
     """Tables, metrics, figures and predictions appear once, and are those of one process."""
     printed = {}
     for stages, options in ((1, []), (2, ["--trainer.strategy", "unit_pipeline"])):
@@ -114,9 +112,8 @@ def test_the_command_line_writes_what_one_process_writes(tmp_path):
         assert done.stderr == ""
         printed[stages] = [line for line in done.stdout.splitlines() if line.startswith("│ ") or " %" in line]
         (best,) = (tmp_path / str(stages)).glob("**/best.ckpt")
-        predict = [sys.executable, "-m", "intff_lightning", "predict", "--ckpt_path", str(best), *common]
-        done = subprocess.run(predict, capture_output=True, text=True, timeout=200, env=ONE_THREAD)
-        assert done.returncode == 0, done.stderr[-3000:]
+        group = forks.start("intff_lightning", "predict", "--ckpt_path", best, *common, count=stages)
+        assert not any(group.wait()), group.output[-3000:]
     tests = [[line for line in lines if line.startswith("│ unit_") and "%" in line] for lines in printed.values()]
     assert tests[0] == tests[1] != []
     assert sum("stage" in line for line in printed[2]) == 0
@@ -131,19 +128,18 @@ def test_the_command_line_writes_what_one_process_writes(tmp_path):
             assert one[name].read_bytes() == two[name].read_bytes()
 
 
-def test_a_wrong_number_of_stages_is_refused_in_one_line():
-    fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", "digits", "--trainer.strategy", "unit_pipeline"]
-    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "3"]
-    done = subprocess.run([*fit, *devices], capture_output=True, text=True, timeout=200, env=ONE_THREAD)
-    assert done.returncode == 1
-    assert done.stdout + done.stderr == (
+def test_a_wrong_number_of_stages_is_refused_in_one_line(capsys):
+    fit = ["fit", "--config", "digits", "--trainer.strategy", "unit_pipeline"]
+    assert main([*fit, "--trainer.accelerator", "cpu", "--trainer.devices", "3"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == (
         "error: unit_pipeline: 3 stages for 2 units; a stage needs one unit or more. Use fewer devices.\n"
     )
 
 
-def test_a_network_that_is_too_large_for_one_process_is_trained_by_several(tmp_path):
+def test_a_network_that_is_too_large_for_one_process_is_trained_by_several(tmp_path, forks):
     """Under a limit of memory per process, which parameters, gradients and Adam's state exceed in one process."""
-    alone, several = (start(stages, tmp_path / str(stages), "limited") for stages in (1, 3))
-    assert alone.returncode != 0
-    assert "memory" in alone.stderr
-    assert several.returncode == 0, several.stderr[-3000:]
+    groups = [forks.start("pipeline_runs.py", n, tmp_path / str(n), "limited", count=n) for n in (1, 3)]
+    assert groups[0].wait() == [1]
+    assert "memory" in groups[0].output
+    assert not any(groups[1].wait()), groups[1].output[-3000:]

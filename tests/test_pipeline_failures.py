@@ -1,17 +1,13 @@
 """A stage that fails ends the whole pipeline within seconds, with one message."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import lightning as L
-import pipeline_failures
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from test_pipeline import ONE_THREAD
 
 from intff_lightning import DenseUnit, HardLabels, IntFFModule
 from intff_lightning.datamodules import DigitsDataModule
@@ -42,25 +38,21 @@ def alive(pid):
         ("is stopped", 0, "gave no sign of life for 10 s"),
     ],
 )
-def test_a_stage_that_fails_ends_all(how, unit, message, tmp_path):
-    pids, log = tmp_path / "pids", tmp_path / "log"
-    with log.open("w") as stderr:
-        run = [sys.executable, pipeline_failures.__file__, how, str(unit), str(pids)]
-        first = subprocess.Popen(run, stderr=stderr, stdout=subprocess.DEVNULL, env=ONE_THREAD)
-        failed = tmp_path / "pids.failed"
-        while not failed.exists():
-            assert first.poll() is None or failed.exists(), log.read_text()[-3000:]
-            time.sleep(0.1)
-        since = time.monotonic()
-        while any(alive(int(pid)) for pid in pids.read_text().split()):
-            first.poll()
-            if time.monotonic() - since > 30:
-                for pid in pids.read_text().split():
-                    os.kill(int(pid), 9)
-                pytest.fail(f"processes are left: {log.read_text()[-3000:]}")
-            time.sleep(0.1)
-        assert first.wait() != 0
-    assert log.read_text().count(message) == 1, log.read_text()[-3000:]
+def test_a_stage_that_fails_ends_all(how, unit, message, tmp_path, forks):
+    failed = tmp_path / "failed"
+    group = forks.start("pipeline_failures.py", how, unit, failed, count=3)
+    while not failed.exists():
+        assert all(map(alive, group.pids)) or failed.exists(), group.output[-3000:]
+        time.sleep(0.1)
+    since = time.monotonic()
+    while any(map(alive, group.pids)):
+        if time.monotonic() - since > 30:
+            for pid in group.pids:
+                os.kill(pid, 9)
+            pytest.fail(f"processes are left: {group.output[-3000:]}")
+        time.sleep(0.1)
+    assert all(group.wait())
+    assert group.output.count(message) == 1, group.output[-3000:]
 
 
 @pytest.mark.parametrize(
