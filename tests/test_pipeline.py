@@ -8,8 +8,6 @@ import pipeline_runs
 import pytest
 import torch
 
-from intff_lightning.cli import main
-
 pytestmark = pytest.mark.slow  # processes that import torch
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -128,11 +126,11 @@ def test_the_command_line_writes_what_one_process_writes(tmp_path, forks):
             assert one[name].read_bytes() == two[name].read_bytes()
 
 
-def test_a_wrong_number_of_stages_is_refused_in_one_line(capsys):
-    fit = ["fit", "--config", "digits", "--trainer.strategy", "unit_pipeline"]
-    assert main([*fit, "--trainer.accelerator", "cpu", "--trainer.devices", "3"]) == 1
-    printed = capsys.readouterr()
-    assert printed.out + printed.err == (
+def test_a_wrong_number_of_stages_is_refused_in_one_line(forks):
+    fit = ["fit", "--config", "digits", "--trainer.strategy", "unit_pipeline", "--trainer.accelerator", "cpu"]
+    group = forks.start("intff_lightning", *fit, "--trainer.devices", "3", count=3)
+    assert group.wait() == [1, 1, 1]
+    assert group.output == (
         "error: unit_pipeline: 3 stages for 2 units; a stage needs one unit or more. Use fewer devices.\n"
     )
 
