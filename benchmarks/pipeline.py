@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +91,29 @@ def _row(way: str, network: str, seconds: dict[str, list[float]], processes: lis
 
 def _run(way: str, processes: int, threads: int, network: str, batches: int, copies: int = 1) -> list[dict[str, Any]]:
     """Run a measurement; returns what each process found. ``copies`` run it several times at the same time."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    worker = ["-m", "benchmarks.pipeline_worker", way, network, str(batches)]
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    needs_start = processes > 1 or way == "loop"
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / str(copy) for copy in range(copies)]
-        jobs = []
         for place in places:
             place.mkdir()
-            command = [*(start if needs_start else [sys.executable]), *worker, str(place)]
-            jobs.append(
-                subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            )
-        for job in jobs:
-            _, errors = job.communicate()
-            if job.returncode != 0:
-                raise SystemExit(f"{way}, {network}: {errors.decode()[-3000:]}")
+        ends = [_start([way, network, str(batches), str(place)], processes, threads) for place in places]
+        for end in ends:
+            end()
         return [json.loads(file.read_text()) for place in places for file in sorted(place.glob("[0-9]*.json"))]
+
+
+def _start(arguments: Sequence[str], processes: int, threads: int) -> Callable[[], None]:
+    """Start the processes of a measurement; returns what waits for their end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*start, "-m", "benchmarks.pipeline_worker", *arguments]
+    job = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def end() -> None:
+        _, errors = job.communicate()
+        if job.returncode != 0:
+            raise SystemExit(f"{', '.join(arguments[:2])}: {errors.decode()[-3000:]}")
+
+    return end
 
 
 # -------------------------------------------------------------------- the model

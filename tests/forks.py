@@ -107,6 +107,7 @@ def _fork(job: dict, rank: int, port: int) -> int:
 
 def _serve() -> None:
     import lightning  # noqa: F401
+    import sklearn.datasets  # noqa: F401
     import torch  # noqa: F401
 
     import intff_lightning.cli

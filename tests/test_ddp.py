@@ -1,8 +1,5 @@
 """Two processes on this machine give the weights and metrics of one."""
 
-import subprocess
-import sys
-
 import ddp_runs
 import pytest
 import torch
@@ -11,12 +8,11 @@ pytestmark = pytest.mark.slow  # processes that import torch
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
+def of_two(tmp_path_factory, forks):
     """What every process of two has after each run."""
     out = tmp_path_factory.mktemp("ddp") / "two"
-    run = [sys.executable, ddp_runs.__file__, str(out)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    group = forks.start("ddp_runs.py", out, count=2)
+    assert not any(group.wait()), group.output[-2000:]
     return [torch.load(f"{out}.{rank}.pt") for rank in (0, 1)]
 
 

@@ -21,7 +21,7 @@ from intff_lightning.local import LabelCrossEntropy, SoftplusLoss, SumSquares, S
 
 # -------------------------------------------------------------------- AUROC
 
-ONE = types.SimpleNamespace(world_size=1)
+ONE = types.SimpleNamespace(distributed_sampler_kwargs=None)
 
 
 def _area(positive, negative, limit=2**18, parts=1):
@@ -83,7 +83,7 @@ def test_auroc_over_processes_that_hold_different_numbers_of_values():
 
         most = max(sum(part.shape[1] for level in held.levels for part in level) for held in ranks)
         strategy = types.SimpleNamespace(reduce=lambda size, reduce_op, most=most: most, all_gather=collect)
-        two = types.SimpleNamespace(world_size=2, strategy=strategy)
+        two = types.SimpleNamespace(distributed_sampler_kwargs={"rank": 0, "num_replicas": 2}, strategy=strategy)
         ranks[0].gather(two)
         gathered.append(ranks[1].gather(two))  # the last process has what all have sent
         assert gathered[-1][1].sum() == 900

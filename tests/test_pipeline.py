@@ -30,31 +30,22 @@ def differences(mine, theirs, place=""):
         yield f"{place}: {mine!r}, {theirs!r}"[:300]
 
 
-@pytest.fixture
-def one_thread():
-    """Sums of several threads differ in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def of_several(tmp_path_factory, forks):
-    """The results of all runs by their number of stages."""
+    """The results of all runs by their number of stages, with 1 for one process."""
     folder, found = tmp_path_factory.mktemp("pipeline"), {}
-    for stages in (2, 3, 4):
-        names = [name for name, (*_, counts) in pipeline_runs.RUNS.items() if stages in counts]
+    for stages in (1, 2, 3, 4):
+        names = [name for name, (*_, counts) in pipeline_runs.RUNS.items() if stages in (1, *counts)]
         group = forks.start("pipeline_runs.py", stages, folder / str(stages), "whole", *names, count=stages)
         assert not any(group.wait()), group.output[-3000:]
-        assert group.output.count("units draw random numbers") == ("draws" in names)
+        assert group.output.count("units draw random numbers") == (stages in (2, 3))
         found[stages] = torch.load(folder / str(stages))
     return found
 
 
 @pytest.mark.parametrize("name", sorted(pipeline_runs.RUNS.keys() - {"draws"}))
-def test_stages_equal_one_process(name, of_several, tmp_path, one_thread):
-    one = pipeline_runs.train(name, 1, str(tmp_path))
+def test_stages_equal_one_process(name, of_several):
+    one = of_several[1][name]
     assert one["metrics"].keys() >= {"train/loss", "val/accuracy", "test/accuracy", "val/loss/unit_1"}
     for stages in pipeline_runs.RUNS[name][2]:
         assert "\n".join(differences(one, of_several[stages][name])) == "", stages
@@ -67,19 +58,19 @@ def test_random_draws_of_units_are_the_same_for_any_number_of_stages(of_several)
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("how", ["SIGINT1", "SIGTERM0", "SIGKILL2"])
-def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, forks, one_thread):
+def test_a_stopped_run_resumes_on_any_number_of_stages(how, tmp_path, forks, of_several):
     """One process gets a Ctrl-C, a SIGTERM or a SIGKILL; after the first two, all stop after the same batch."""
     stopped = forks.start("pipeline_runs.py", 3, tmp_path / "stopped", how, "accumulated", count=3)
     assert stopped.wait()[0] == (0 if how.startswith("SIGTERM") else 1)  # Lightning's
     assert ("stage 0 of the pipeline (unit_0) was lost" in stopped.output) == (how == "SIGKILL2")
     (last,) = tmp_path.glob("stopped.logs/**/last.ckpt")
     step = torch.load(last, weights_only=True)["global_step"]
-    assert step == 6 if how.startswith("SIGKILL") else 6 < step < 12  # 17 batches of an epoch are 6 steps
-    resumed = forks.start("pipeline_runs.py", 2, tmp_path / "resumed", last, "accumulated", count=2)
-    assert not any(resumed.wait()), resumed.output[-3000:]
-    one = pipeline_runs.train("accumulated", 1, str(tmp_path / "one"))
-    again = pipeline_runs.train("accumulated", 1, str(tmp_path / "again"), ckpt_path=str(last))
-    for other in (torch.load(tmp_path / "resumed")["accumulated"], again):
+    assert step == 5 if how.startswith("SIGKILL") else 5 < step < 10  # 14 batches of an epoch are 5 steps
+    one = of_several[1]["accumulated"]
+    for stages in (1, 2):
+        resumed = forks.start("pipeline_runs.py", stages, tmp_path / str(stages), last, "accumulated", count=stages)
+        assert not any(resumed.wait()), resumed.output[-3000:]
+        other = torch.load(tmp_path / str(stages))["accumulated"]
         for part in ("weights", "metrics", "scores"):
             assert "\n".join(differences(one[part], other[part])) == "", part
         states = (run["checkpoint"]["optimizer_states"] for run in (one, other))
@@ -104,11 +95,18 @@ def test_the_command_line_writes_what_one_process_writes(tmp_path, forks):
     for stages, options in ((1, []), (2, ["--trainer.strategy", "unit_pipeline"])):
         common = ["--trainer.accelerator", "cpu", "--trainer.devices", str(stages), *options]
         common += ["--trainer.default_root_dir", str(tmp_path / str(stages))]
-        fit = [sys.executable, "-m", "intff_lightning", "fit", "--config", "digits", "--trainer.max_epochs", "2"]
-        done = subprocess.run([*fit, *common], capture_output=True, text=True, timeout=200, env=ONE_THREAD)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stderr == ""
-        printed[stages] = [line for line in done.stdout.splitlines() if line.startswith("│ ") or " %" in line]
+        fit = ["fit", "--config", "digits", "--trainer.max_epochs", "2", *common]
+        if stages == 1:
+            group = forks.start("intff_lightning", *fit, count=1)
+            assert group.wait() == [0], group.output[-3000:]
+            output = group.output
+        else:  # as Lightning starts processes
+            run = [sys.executable, "-m", "intff_lightning", *fit]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=200, env=ONE_THREAD)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert done.stderr == ""
+            output = done.stdout
+        printed[stages] = [line for line in output.splitlines() if line.startswith("│ ") or " %" in line]
         (best,) = (tmp_path / str(stages)).glob("**/best.ckpt")
         group = forks.start("intff_lightning", "predict", "--ckpt_path", best, *common, count=stages)
         assert not any(group.wait()), group.output[-3000:]

@@ -161,13 +161,24 @@ class Watch(threading.Thread):
             time.sleep(4 * _BEAT)
 
     def _done(self) -> None:
-        try:
+        """Let the others leave, and be the last to use the store."""
+        if threading.current_thread() is not self:
+            self._ended.set()
+            self.join(4 * _BEAT)
+        with contextlib.suppress(RuntimeError):
             self._store.set("done", "")
             self._kill_stragglers()
-            if self.rank == 0:  # which holds the store
-                time.sleep(2 * _BEAT)
-        except RuntimeError:
-            pass
+            self._leave_store()
+
+    def _leave_store(self) -> None:
+        """Note that this process uses the store no more; rank 0, which holds it, waits for the others."""
+        self._store.set(f"left/{self.rank}", "")
+        end = time.monotonic() + _LEAVE
+        while self.rank == 0 and time.monotonic() < end and not all(map(self._has_left, range(self.world))):
+            time.sleep(0.05)
+
+    def _has_left(self, rank: int) -> bool:
+        return self._store.check([f"left/{rank}"]) or self._has_ended(json.loads(self._store.get(f"beat/{rank}")))
 
     def _kill_stragglers(self) -> None:
         """Kill the processes of this machine that have not noticed: they are stopped, or hang outside of Python."""
@@ -191,13 +202,10 @@ class Watch(threading.Thread):
         self._store.set(f"noticed/{self.rank}", "")
         self._store.add("noticed", 1)
         end = time.monotonic() + _LEAVE
-        try:
+        with contextlib.suppress(RuntimeError):
             while time.monotonic() < end and not self._store.check(["done"]):
                 time.sleep(0.05)
-            if self.rank == 0:
-                time.sleep(_BEAT)
-        except RuntimeError:
-            pass
+            self._leave_store()
         os._exit(1)
 
     def wait_for_loss(self) -> int | None:
