@@ -3,6 +3,7 @@
 As a script, this file reads a line of JSON for each group of processes, and answers with a line.
 """
 
+import atexit
 import json
 import os
 import runpy
@@ -100,6 +101,7 @@ def _fork(job: dict, rank: int, port: int) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
