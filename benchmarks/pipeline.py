@@ -34,6 +34,7 @@ WAYS = {  # what the worker does, number of processes, threads of each
     "IntFF, one process, 2 threads": ("IntFF", 1, 2),
     "IntFF, ddp": ("DDP", 2, 1),
     PIPELINE: ("pipeline", 2, 1),
+    f"{PIPELINE}, 4 stages": ("pipeline", 4, 1),
     LOOP: ("loop", 1, 1),
     **{
         f"BP, {kind}, {parts} micro-batches": (f"{kind} {parts}", 2, 1)

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import resource
 import statistics
 import sys
@@ -96,7 +97,7 @@ class _Measure(Stopwatch):
 
 def _trained(kind: str, network: Network, size: int, batches: int, folder: Path) -> dict[str, Any]:
     """Train by Lightning, with the callbacks and loggers that the command line has by default."""
-    processes = 2 if kind in ("DDP", "pipeline") else 1
+    processes = int(os.environ["WORLD_SIZE"])
     images = size * (WARM_UP + batches)
     image, target = torch.rand(images, *network.shape), torch.randint(network.classes, (images,))
     share = size // processes if kind == "DDP" else size
