@@ -150,11 +150,15 @@ def _draw(path: Path, units: Sequence[float], constant: float, size: float) -> N
     counts = [1, 2, 4, 8, 16, 32, 64]
     many = [statistics.fmean(units)] * 64
     panels = []
-    for factor, title in ((1, "this CPU core"), (100, "a device 100 times as fast"), (1000, "1,000 times as fast")):
-        fast, rest = [unit / factor for unit in many], min(constant, 1e-3)
+    for factor, rest, title in (
+        (1, constant, "64 units on this CPU core"),
+        (100, 1e-3, "a device 100 times as fast,\n1 ms per batch to load and log"),
+        (1000, 0.0, "1,000 times as fast,\nunits and messages alone"),
+    ):
+        fast = [unit / factor for unit in many]
         lines: dict[str, Any] = {"ideal": (counts, counts)}
         for name, link in LINKS.items():
             alone = batch_seconds(fast, rest, 1, size, link)
             lines[name] = counts, [alone / batch_seconds(fast, rest, count, size, link) for count in counts]
-        panels.append(Panel(f"64 units on {title}", "stages", "speed-up", lines))
+        panels.append(Panel(title, "stages", "speed-up", lines))
     draw_lines(path, panels)

@@ -1,5 +1,6 @@
 """A stage that fails ends the whole pipeline within seconds, with one message."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.pipeline.channel import pack, unpack
 from intff_lightning.pipeline.checks import check_module, check_stages
 from intff_lightning.pipeline.layout import Layout
-from intff_lightning.pipeline.partition import balance, given
+from intff_lightning.pipeline.partition import balance, given, measure
 
 slow = pytest.mark.slow  # processes that import torch
 
@@ -65,6 +66,14 @@ def test_units_are_divided_by_their_costs(costs, stages, expected):
     best = max(sum(costs[k] for k in run) for run in given(expected, len(costs)))
     assert max(sum(costs[k] for k in run) for run in runs) == best
     assert len(runs) == stages
+
+
+def test_units_that_are_alike_cost_alike():
+    units = [DenseUnit([30]), DenseUnit([30]), DenseUnit([30]), DenseUnit([31])]
+    network = IntFFModule(units, input_shape=[1, 8, 8], num_classes=10)
+    costs = measure(network, torch.device("cpu"), contextlib.nullcontext)
+    assert costs[1] == costs[2] > 0
+    assert len(set(costs)) == 3  # the first unit reads 64 values
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [2, 0, 2], [2, 1]])
