@@ -7,7 +7,7 @@ of the allocator, less what was allocated when the step began. The second step i
 the state of the optimizer.
 
 Lightning's Trainer trains every network by ``IntFFModule`` (with one wrong label per positive, so its units see twice
-the batch; by class, images show no label and units see the batch itself) and by ``BackpropModule``.
+the batch, or with nine; by class, images show no label and units see the batch itself) and by ``BackpropModule``.
 """
 
 import argparse
@@ -22,7 +22,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from benchmarks.opponents import BP, BY_CLASS, CHECKPOINTING, IMMEDIATE, JOINT, MICRO_BATCHES, Network, Rule, train
+from benchmarks.opponents import (
+    BP,
+    BY_CLASS,
+    CHECKPOINTING,
+    IMMEDIATE,
+    JOINT,
+    MICRO_BATCHES,
+    NINE,
+    NINE_IN_PASSES,
+    Network,
+    Rule,
+    train,
+)
 from benchmarks.results import Panel, add_device, add_quick, draw_lines, write
 from intff_lightning.lightning_compat import quiet
 from intff_lightning.pairs import image_and_target
@@ -44,6 +56,8 @@ RULES = [
     Rule("BP, checkpointing, 4 micro-batches", CHECKPOINTING.make, micro_batches=4),
     Rule("IntFF immediate, 4 micro-batches", IMMEDIATE.make, micro_batches=4),
     BY_CLASS,
+    NINE,
+    NINE_IN_PASSES,
 ]
 
 
@@ -143,7 +157,7 @@ def step_bytes(rule: Rule, network: Network, batch_size: int, device: str) -> tu
     """Return the peak of activations in the second step, and the bytes of parameters, gradients and Adam's state."""
     torch.manual_seed(0)
     memory, module = StepMemory(), rule.make(network)
-    train(module, network, batch_size, 2, memory, device, rule.micro_batches)
+    train(module, network, batch_size, 2, memory, device, rule.micro_batches, wrong_labels=rule.wrong_labels)
     parameters = sum(p.numel() * p.element_size() for p in module.parameters())
     return max(memory.peaks[rule.micro_batches :]), 4 * parameters  # Adam keeps two numbers per parameter
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
-from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
+from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule, WrongLabels
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.local import ChannelGoodness, Goodness, MeanSquares
 
@@ -96,10 +96,18 @@ class Rule:
     make: Callable[[Network], L.LightningModule]
     micro_batches: int = 1
     """Number of parts of a batch whose gradients are accumulated before the step."""
+    wrong_labels: int = 1
+    """Wrong labels per positive, for rules with negatives."""
 
 
 IMMEDIATE = Rule("IntFF immediate", lambda network: network.intff())
 JOINT = Rule("IntFF joint", lambda network: network.intff(update="joint"))
+NINE = Rule("IntFF, nine wrong labels", IMMEDIATE.make, wrong_labels=9)
+NINE_IN_PASSES = Rule(
+    "IntFF, nine wrong labels, in passes",
+    lambda network: network.intff(chunk_size=16 if network.conv else 64),
+    wrong_labels=9,
+)
 BY_CLASS = Rule("IntFF by class", lambda network: network.intff(ChannelGoodness))
 BP = Rule("BP", lambda network: network.backprop())
 CHECKPOINTING = Rule("BP, checkpointing", lambda network: network.backprop(checkpointing=True))
@@ -115,8 +123,9 @@ def train(
     device: str,
     micro_batches: int = 1,
     epochs: int = 1,
+    wrong_labels: int = 1,
 ) -> None:
-    """Train on random images of the network's shape, with one wrong label per positive for rules with negatives.
+    """Train on random images of the network's shape.
 
     Args:
         module: Made by a :class:`Rule`.
@@ -127,11 +136,13 @@ def train(
         device: ``cpu`` or ``cuda``.
         micro_batches: See :class:`Rule`.
         epochs: Number of epochs.
+        wrong_labels: See :class:`Rule`.
     """
     size = batch_size * batches
     image, target = torch.rand(size, *network.shape), torch.randint(network.classes, (size,))
     data = PairedDataModule(
         train=InMemoryDataset(image, target),
+        negatives=WrongLabels(wrong_labels),
         num_classes=network.classes,
         batch_size=batch_size // micro_batches,
         val_size=0,
@@ -175,7 +186,7 @@ def median_step(rule: Rule, network: Network, batch_size: int, steps: int, devic
 
     def turn() -> float:
         watch = Stopwatch(device)
-        train(module, network, batch_size, WARM_UP + steps, watch, device, size)
+        train(module, network, batch_size, WARM_UP + steps, watch, device, size, wrong_labels=rule.wrong_labels)
         ends = watch.batches[size - 1 :: size]
         return statistics.median([after - before for before, after in pairwise(ends)][WARM_UP - 1 :])
 

@@ -6,9 +6,9 @@ Two wings, data and network, meet only in the batch. Reading order:
   tools that everything uses.
 - ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
   ``augmentations``, ``datamodules``.
-- Network wing: ``labels``, ``local``, ``units``, ``network``, ``classifier`` (the trained network), ``optim``,
-  ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``, ``module`` (the algorithm),
-  ``backprop`` (the baseline).
+- Network wing: ``labels``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier`` (the trained
+  network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``,
+  ``passes``, ``module`` (the algorithm), ``backprop`` (the baseline).
 - Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
   ``configs``, ``reproduce`` (the paper's tables).
@@ -26,6 +26,7 @@ if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
 
 from intff_lightning._version import __version__
 from intff_lightning.backprop import BackpropModule
+from intff_lightning.heads import LinearHead, PatchGoodness
 from intff_lightning.labels import (
     FourierPattern,
     LabelColumns,
@@ -73,8 +74,10 @@ __all__ = [
     "LabelOverlay",
     "LabelPlanes",
     "LabelToken",
+    "LinearHead",
     "NoLabel",
     "PairedBatch",
+    "PatchGoodness",
     "Perturbed",
     "RecurrentUnit",
     "Rotated",

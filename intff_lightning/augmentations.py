@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError
+from intff_lightning.errors import ConfigurationError, check_choice
 from intff_lightning.functional import at_least_float32
 from intff_lightning.recipe import Recorded
+
+Border = Literal["zeros", "reflect"]
 
 
 class Augmentation(Recorded):
@@ -31,25 +34,30 @@ def _sides(augmentation: Augmentation, image: Tensor) -> tuple[int, int]:
 
 
 class RandomShift(Augmentation):
-    """Shifts each image by up to ``pixels`` in both directions, uniformly; zeros enter at the border.
+    """Shifts each image by up to ``pixels`` in both directions, uniformly: a crop of the image with a border around it.
 
     Args:
         pixels: Largest shift, in pixels.
+        border: What enters at the border: ``zeros``, or the image mirrored (``reflect``).
     """
 
-    def __init__(self, pixels: int = 1) -> None:
+    def __init__(self, pixels: int = 1, border: Border = "zeros") -> None:
         if pixels < 0:
             raise ConfigurationError(f"RandomShift(pixels={pixels}): a shift of 0 pixels or more is needed.")
-        self.pixels = pixels
+        check_choice("border", border, Border)
+        self.pixels, self.border = pixels, border
 
     def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
         batch, (height, width) = len(image), _sides(self, image)
+        if self.border == "reflect" and self.pixels >= min(height, width):
+            raise ConfigurationError(f"RandomShift(pixels={self.pixels}) needs larger images, not {height}x{width}.")
         offset = generator.integers(2 * self.pixels + 1, 2)  # (B, 2): rows, columns
         rows = offset[:, :1] + torch.arange(height, device=image.device)  # (B, H)
         columns = offset[:, 1:] + torch.arange(width, device=image.device)  # (B, W)
         sample = torch.arange(batch, device=image.device).view(-1, 1, 1)
         # dimensions of advanced indices around a slice come first: (B, H, W, C)
-        shifted = pad(image, [self.pixels] * 4)[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)]
+        mode = "constant" if self.border == "zeros" else "reflect"
+        shifted = pad(image, [self.pixels] * 4, mode)[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)]
         return shifted.movedim(-1, 1).contiguous()
 
 
@@ -88,6 +96,30 @@ class HorizontalFlip(Augmentation):
         _sides(self, image)
         mirrored = generator.uniform() < 0.5
         return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(3), image)
+
+
+class Cutout(Augmentation):
+    """Sets a square of each image to zero (DeVries and Taylor 2017).
+
+    Its centre is drawn uniformly from all pixels, so that squares at the border are cut off there.
+
+    Args:
+        size: Side of the square, in pixels.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        if size < 1:
+            raise ConfigurationError(f"Cutout(size={size}): a side of 1 pixel or more is needed.")
+        self.size = size
+
+    def __call__(self, image: Tensor, *, generator: Draws) -> Tensor:
+        inside = []
+        for length in _sides(self, image):
+            first = generator.integers(length, 1) - self.size // 2
+            place = torch.arange(length, device=image.device) - first  # (B, H), then (B, W)
+            inside.append((place >= 0) & (place < self.size))
+        rows, columns = inside
+        return image.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
 
 
 class InOrder(Augmentation):

@@ -16,6 +16,8 @@ from intff_lightning.samples import check_shape
 from intff_lightning.stage import Stage
 from intff_lightning.units import UnitStack
 
+VoteWeights = list[float] | Literal["validation"]
+"""Weights of the voting units, or where they come from."""
 ShownLabels = Literal["all", "neutral"]
 """Labels under which :meth:`LabelClassifier.embed` reads an image."""
 
@@ -29,12 +31,16 @@ class LabelClassifier(Freezable, Network):
     The arguments are those of :class:`~intff_lightning.module.IntFFModule`; ``parts`` are the units' defaults by name.
     """
 
+    fitted_vote: Tensor
+    """Weights fitted on validation data, ``(len(vote),)``; there are none without ``vote_weights: validation``."""
+
     def __init__(
         self,
         units: list[Any],
         encoder: LabelEncoder | None,
         parts: dict[str, nn.Module | None],
         vote: list[int] | None,
+        vote_weights: VoteWeights | None,
         sweep_size: int | None,
         **options: Any,
     ) -> None:
@@ -57,7 +63,12 @@ class LabelClassifier(Freezable, Network):
             )
         self._chooses_encoder = encoder is None and not self.by_class
         self.encoder: LabelEncoder = encoder or (NoLabel() if self.by_class else LabelOverlay())
-        self._vote = vote
+        self._vote, self._vote_weights = vote, vote_weights
+        if self.fits_votes:
+            self.register_buffer("fitted_vote", torch.ones(len(self.vote)))
+        elif vote_weights is not None and (isinstance(vote_weights, str) or min(vote_weights, default=0) < 0):
+            raise ConfigurationError(f"vote_weights={vote_weights}: validation, or numbers of 0 or more, are needed.")
+        self.vote_weights()  # refuses a wrong number of them
         self.sweep_size = sweep_size
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
@@ -75,6 +86,27 @@ class LabelClassifier(Freezable, Network):
         if max(self._vote) >= len(self.units):
             raise ConfigurationError(f"vote={self._vote}, and only units 0 to {len(self.units) - 1} are left to vote.")
         return list(self._vote)
+
+    @property
+    def fits_votes(self) -> bool:
+        """Whether the weights of the voting units are fitted on validation data."""
+        return self._vote_weights == "validation"
+
+    def vote_weights(self) -> Tensor | None:
+        """Return the weights of the voting units, ``(len(vote),)`` float32; ``None`` counts all of them alike."""
+        if self._vote_weights is None:
+            return None
+        weights = self.fitted_vote if self.fits_votes else torch.tensor(self._vote_weights, dtype=torch.float32)
+        if len(weights) != len(self.vote):
+            raise ConfigurationError(f"there are {len(weights)} vote_weights for the {len(self.vote)} voting units.")
+        return weights
+
+    def count_votes(self, goodness: Tensor) -> Tensor:
+        """Sum the goodness ``(U, *)`` of all units over those that vote, with their weights; returns ``(*)``."""
+        voting, weights = goodness[self.vote], self.vote_weights()
+        if weights is None:
+            return voting.sum(0)
+        return (weights.to(voting).view(-1, *[1] * (voting.ndim - 1)) * voting).sum(0)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Choose the encoder if none was given, and prepare it and the units; see :meth:`Network.build`."""
@@ -137,6 +169,8 @@ class LabelClassifier(Freezable, Network):
                     f"{type(self.units[k].loss).__name__}, has none.\n"
                     "Compare the goodness of labels instead (label_goodness), or train with SoftplusLoss."
                 )
+        if self._vote_weights is not None:
+            raise ConfigurationError("positive_probability is of the plain sum of goodness: leave vote_weights out.")
         goodness = self.goodness(x)
         above = [goodness[k] - threshold for k, threshold in thresholds.items() if threshold is not None]
         return torch.sigmoid(torch.stack(above).sum(0))
@@ -157,8 +191,8 @@ class LabelClassifier(Freezable, Network):
         return self._sweep(image, lambda x: self.goodness(x).T).permute(2, 0, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the scores ``(B, C)`` of images ``(B, *)``: the summed goodness of the voting units."""
-        return self.label_goodness(image)[self.vote].sum(0)
+        """Return the scores ``(B, C)`` of images ``(B, *)``: the (weighted) sum of the voting units' goodness."""
+        return self.count_votes(self.label_goodness(image))
 
     def embed(self, image: Tensor, label: ShownLabels = "all", hidden: bool = False, normalize: bool = False) -> Tensor:
         """Return features for a linear probe: the activations of the units, flattened and concatenated.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import adaptive_avg_pool2d, group_norm, softplus
 
 from intff_lightning.errors import DataError
 
@@ -106,6 +106,29 @@ def rms_normalize(x: Tensor, gain: float = 1.0, eps: float = 1e-8) -> Tensor:
     return scale_samples(x, gain * torch.rsqrt(mean_square + eps))
 
 
+def group_normalize(x: Tensor, groups: int = 1, eps: float = 1e-5) -> Tensor:
+    r"""Subtract the mean of each group of channels and divide by its standard deviation (Wu and He 2018).
+
+    With one group this is layer normalization. With one group per class it removes the goodness of DeeperForward
+    (:func:`mean_activation`) from what the next unit reads (Sun et al. 2025).
+
+    .. math:: \hat x_j = \frac{x_j - \operatorname{mean}_i x_i}{\sqrt{\operatorname{var}_i x_i + \text{eps}}},
+        \qquad i, j \in \text{one group}
+
+    Args:
+        x: ``(B, D, *)`` with D channels.
+        groups: Number of groups of channels side by side; D is a multiple of it.
+        eps: Added to the variance.
+
+    Returns:
+        ``(B, D, *)`` in the dtype of ``x``, computed in float32 at least.
+
+    >>> group_normalize(torch.tensor([[1.0, 3.0, 5.0, 5.0]]), groups=2)
+    tensor([[-1.0000,  1.0000,  0.0000,  0.0000]])
+    """
+    return group_norm(at_least_float32(x), groups, eps=eps).to(x.dtype)
+
+
 class _LeanMeanSquares(torch.autograd.Function):
     """Mean squares with a backward pass that makes one tensor as large as ``h``; autograd's makes three."""
 
@@ -182,6 +205,61 @@ def top_goodness(h: Tensor, count: int) -> Tensor:
     return at_least_float32(h).flatten(1).square().topk(count, dim=1).values.mean(1)
 
 
+def _shares(channels: int, classes: int, like: Tensor) -> Tensor:
+    """Return the weights ``(D, C)`` by which the channels of each class are averaged."""
+    owner = torch.arange(channels, device=like.device) * classes // channels
+    share = torch.nn.functional.one_hot(owner, classes).to(like.dtype)
+    return share / share.sum(0)
+
+
+def mean_activation(h: Tensor, classes: int | None = None) -> Tensor:
+    r"""Mean activation without the square, the goodness of DeeperForward (Sun et al., ICLR 2025).
+
+    .. math:: g = \operatorname{mean}_j h_j, \qquad g_c = \operatorname{mean}_{j \in \text{channels of } c} h_j
+
+    Its gradient is the same for weak and strong neurons, so that weak ones do not fall silent. A normalization of what
+    the next unit reads belongs to it, see :func:`group_normalize`.
+
+    Args:
+        h: Activations of a unit, ``(B, *)``; by class ``(B, D)``, ``(B, D, H, W)`` or tokens ``(B, T, D)``.
+        classes: Number of classes C; ``None`` averages all neurons.
+
+    Returns:
+        ``(B,)``, or ``(B, C)`` by class, in float32 at least.
+
+    >>> mean_activation(torch.tensor([[1.0, 3.0, 2.0, 4.0]]), classes=2)
+    tensor([[2., 3.]])
+    """
+    wide = torch.promote_types(h.dtype, torch.float32)
+    if classes is None:
+        return h.flatten(1).mean(1, dtype=wide)
+    channels = h.mean(1, dtype=wide) if h.ndim == 3 else h.to(wide) if h.ndim == 2 else h.flatten(2).mean(2, dtype=wide)
+    if channels.shape[1] % classes == 0:
+        return channels.view(len(h), classes, channels.shape[1] // classes).mean(2)
+    return (channels.unsqueeze(2) * _shares(channels.shape[1], classes, channels)).sum(1)
+
+
+def patch_goodness(h: Tensor, patches: int) -> Tensor:
+    r"""Goodness of spatial positions (ASGE, Gong et al. 2025): the mean square of each patch of each channel.
+
+    .. math:: g_{c,i,j} = \operatorname{mean}_{y, x \in \text{patch } i, j} h_{c,y,x}^2
+
+    The paper takes the sum over a patch.
+
+    Args:
+        h: Maps ``(B, D, H, W)``.
+        patches: Number P of patches along each side, at most one per position. Patches that cannot be equal overlap.
+
+    Returns:
+        ``(B, D * P * P)``, in float32 at least: the patches of the first channel, row by row, then of the second.
+
+    >>> patch_goodness(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 2)
+    tensor([[ 1.,  4.,  9., 16.]])
+    """
+    sides = min(patches, h.shape[2]), min(patches, h.shape[3])
+    return adaptive_avg_pool2d(at_least_float32(h).square(), sides).flatten(1)
+
+
 def channel_goodness(h: Tensor, classes: int) -> Tensor:
     r"""Goodness by class: the mean square of each class's own share of the channels (Papachristodoulou et al. 2024).
 
@@ -205,9 +283,7 @@ def channel_goodness(h: Tensor, classes: int) -> Tensor:
     size, channels, features = h.shape[0], h.shape[1], h.shape[1:].numel()
     if channels % classes == 0:
         return goodness(h.reshape(size * classes, features // classes)).view(size, classes)
-    owner = torch.arange(channels, device=h.device) * classes // channels
-    share = torch.nn.functional.one_hot(owner, classes).to(h.dtype)
-    share = share / share.sum(0)
+    share = _shares(channels, classes, h)
     if h.ndim == 2:
         return _mean_squares(h, share)
     by_channel = goodness(h.reshape(size * channels, features // channels)).view(size, channels)

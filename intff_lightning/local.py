@@ -80,6 +80,27 @@ class RMS(ScaleNormalization):
         return self.gain * (norm.square() / features + self.eps).rsqrt()
 
 
+class GroupNormalization(RecordedModule):
+    """Normalizes each group of channels, :func:`~intff_lightning.functional.group_normalize`; nothing is learned.
+
+    It belongs to :class:`MeanActivation`, whose paper uses one group per class.
+
+    Args:
+        groups: Number of groups, which divides the number of channels. 1 is layer normalization. An input with fewer
+            channels, such as an image, is one group.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__()
+        if groups < 1 or not eps > 0:
+            raise ConfigurationError(f"GroupNormalization(groups={groups}, eps={eps}): 1 or more, and above 0.")
+        self.groups, self.eps = groups, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_normalize(x, self.groups if x.shape[1] >= self.groups else 1, self.eps)
+
+
 class NoNormalization(RecordedModule):
     """Leaves the input as it is. A unit can then raise its goodness merely by passing on the length of its input."""
 
@@ -164,15 +185,42 @@ class ChannelGoodness(Goodness):
     by_class = True
 
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        channels = input_shape[1] if len(input_shape) == 2 else input_shape[0]  # tokens (T, D), else channels first
-        if channels < num_classes:
-            raise ConfigurationError(
-                f"has {channels} channels for the {num_classes} classes of ChannelGoodness: it needs one per class."
-            )
+        _check_channels(self, input_shape, num_classes)
         super().setup(input_shape, num_classes)
 
     def forward(self, h: Tensor) -> Tensor:
         return F.channel_goodness(h, self.num_classes)
+
+
+class MeanActivation(Goodness):
+    """Mean activation without the square, :func:`~intff_lightning.functional.mean_activation` (DeeperForward).
+
+    Use it with ``normalization: GroupNormalization`` and ``LabelCrossEntropy``.
+
+    Args:
+        by_class: Give each class its own channels, as :class:`ChannelGoodness` does; else labels are in the image.
+    """
+
+    def __init__(self, by_class: bool = True) -> None:
+        super().__init__()
+        self.by_class = by_class
+
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        if self.by_class:
+            _check_channels(self, input_shape, num_classes)
+        super().setup(input_shape, num_classes)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.mean_activation(h, self.num_classes if self.by_class else None)
+
+
+def _check_channels(goodness: Goodness, input_shape: tuple[int, ...], num_classes: int) -> None:
+    channels = input_shape[1] if len(input_shape) == 2 else input_shape[0]  # tokens (T, D), else channels first
+    if channels < num_classes:
+        name = type(goodness).__name__
+        raise ConfigurationError(
+            f"has {channels} channels for the {num_classes} classes of {name}: it needs one per class."
+        )
 
 
 class LocalLoss(RecordedModule):
@@ -180,6 +228,8 @@ class LocalLoss(RecordedModule):
 
     threshold: float | None = None
     """Goodness above which data counts as positive; ``None`` for losses that compare goodness with none."""
+    separable: bool = False
+    """Whether the gradient by a goodness depends on no other goodness, so that it is known before the others are."""
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         """Compute the scalar loss of one unit.
@@ -202,6 +252,7 @@ class SoftplusLoss(LocalLoss):
     """
 
     threshold: float
+    separable = True
 
     def __init__(self, threshold: float = 1.5) -> None:
         super().__init__()

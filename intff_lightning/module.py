@@ -13,16 +13,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from intff_lightning.classifier import VoteWeights
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, check_choice
 from intff_lightning.functional import pair_by_class, pair_by_input
-from intff_lightning.labels import LabelEncoder, LabelledImages
+from intff_lightning.labels import LabelEncoder
 from intff_lightning.lightning_compat import allow_recompilations
 from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
 from intff_lightning.network import StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories
 from intff_lightning.pairs import PairedBatch, image_and_target
+from intff_lightning.passes import backward_in_parts, in_parts, refuse_batch_statistics
 from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
+from intff_lightning.voting import Ballots
 
 Update = Literal["immediate", "joint"]
 
@@ -32,7 +35,7 @@ class Passage:
 
     Args:
         batch: Positive and negative data.
-        x: Input of unit ``first``.
+        x: Input of unit ``first``: a tensor, :class:`~intff_lightning.labels.LabelledImages`, or a list of parts of it.
         first: Number of the first unit that this process holds.
         earlier: The summed goodness of the units before it.
         losses: Their local losses.
@@ -42,26 +45,26 @@ class Passage:
     def __init__(
         self,
         batch: PairedBatch,
-        x: Tensor | LabelledImages,
+        x: Any,
         first: int = 0,
         earlier: Tensor | None = None,
         losses: Iterable[Tensor] = (),
         goodness: Iterable[Tensor] = (),
     ) -> None:
         self.batch = batch
-        self.inputs: dict[int, Tensor | LabelledImages] = {first: x}
+        self.inputs: dict[int, Any] = {first: x}
         """Inputs of the units that have not read them yet."""
         self.earlier: dict[int, Tensor | None] = {first: earlier}
         """The summed goodness of the earlier units, for the same units."""
         self.losses: list[Tensor] = list(losses)
         self.goodness: list[Tensor] = list(goodness)
 
-    def hand_over(self, h: Tensor, loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
+    def hand_over(self, h: Tensor | list[Tensor], loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
         """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
         g = g.detach()
         self.losses.append(loss.detach())
         self.goodness.append(g)
-        self.inputs[len(self.losses)] = h.detach()
+        self.inputs[len(self.losses)] = h if isinstance(h, list) else h.detach()
         self.earlier[len(self.losses)] = g if earlier is None else earlier + g
 
 
@@ -94,8 +97,14 @@ class IntFFModule(UnitTrainer):
             author's order; it needs ``immediate`` and one more forward pass).
         gradient_clip_val: Clips the gradients of each unit by itself; ``None`` leaves it to the Trainer's flag.
         gradient_clip_algorithm: ``norm`` or ``value``.
+        chunk_size: Network inputs (images times labels) that a unit reads at a time in training, which bounds the
+            memory of activations for any number of negatives. The gradients are the same, and activations are computed
+            twice. ``None`` reads all at once.
         compile: Compile each unit with ``torch.compile``; checkpoints are the same with and without.
         vote: Numbers of the units whose goodness is summed to classify; ``None`` takes all.
+        vote_weights: Weights of the voting units' goodness in the sum, in the order of ``vote``; ``None`` is 1 each.
+            ``validation`` fits them after every validation of a run, by its cross-entropy, and keeps them in
+            checkpoints. The accuracy that this validation logs is still by the weights of the one before.
         sweep_size: Network inputs (images times labels) per pass while every label is tried. It bounds memory for any
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
         input_shape: Shape of one image; ``None`` asks the datamodule.
@@ -121,8 +130,10 @@ class IntFFModule(UnitTrainer):
         handover: Handover = "before",
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: ClipAlgorithm = "norm",
+        chunk_size: int | None = None,
         compile: bool = False,
         vote: list[int] | None = None,
+        vote_weights: VoteWeights | None = None,
         sweep_size: int | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
@@ -141,6 +152,7 @@ class IntFFModule(UnitTrainer):
             encoder=encoder,
             parts={"normalization": normalization, "goodness": goodness, "loss": loss},
             vote=vote,
+            vote_weights=vote_weights,
             sweep_size=sweep_size,
             inner_steps=inner_steps,
             handover=handover,
@@ -151,9 +163,24 @@ class IntFFModule(UnitTrainer):
             no_decay=no_decay,
             learning_rate=2e-3,
         )
+        self._ballots: Ballots | None = None
+        self.chunk_size = chunk_size
         self.compiled = compile
         self.update = update
+        if chunk_size is not None:
+            self._check_chunks(chunk_size)
         self.configure_model()
+
+    def _check_chunks(self, inputs: int) -> None:
+        """Refuse a size that is out of range, or has no effect, or does not fit other options."""
+        if inputs < 1:
+            raise ConfigurationError(f"chunk_size={inputs} must be 1 or more.")
+        if self.by_class:
+            raise ConfigurationError("chunk_size has no effect: by class, a unit reads an image once.")
+        if self.update == "joint" or self.inner_steps > 1 or self.handover == "after":
+            raise ConfigurationError("chunk_size needs update=immediate, inner_steps=1 and handover=before.")
+        if type(self).local_loss is not IntFFModule.local_loss:
+            raise ConfigurationError("chunk_size needs the package's local_loss, which sees goodness alone.")
 
     @property
     def groups(self) -> list[Sequence[int]]:
@@ -177,6 +204,9 @@ class IntFFModule(UnitTrainer):
         """Train every unit on one batch; ``global_step`` rises by one."""
         passage = self.begin(batch)  # x: positive and negative inputs at once
         for group in self.groups:  # one unit after another, or all at once (update: joint)
+            if self.chunk_size is not None:
+                self.train_in_chunks(group[0], passage, batch_idx, self.chunk_size)
+                continue
             for turn in range(self.inner_steps):
                 loss = self.forward_units(group, passage, turn)  # h = f(normalize(x)), L = local loss of g(h)
                 self.backward_units(loss, group, batch_idx)  # dL/dW, inside the unit
@@ -211,8 +241,8 @@ class IntFFModule(UnitTrainer):
             )
         if self.stage is None or self.stage.first:
             return Passage(batch, self.encoder.inputs(batch))
-        x, earlier, losses, goodness = self.stage.receive(batch)
-        return Passage(batch, x, len(losses), earlier, losses, goodness)
+        earlier, losses, goodness, *parts = self.stage.receive(batch)
+        return Passage(batch, parts if len(parts) > 1 else parts[0], len(losses), earlier, losses, goodness)
 
     def forward_units(self, units: Sequence[int], passage: Passage, turn: int = 0) -> Tensor:
         """Return the summed local losses of these units; on the first turn, their activations are handed over."""
@@ -229,6 +259,23 @@ class IntFFModule(UnitTrainer):
             if turn == 0:
                 passage.hand_over(h, loss, g, earlier)
         return sum(losses[1:], losses[0])
+
+    def train_in_chunks(self, k: int, passage: Passage, batch_idx: int, size: int) -> None:
+        """Train unit k on at most ``size`` inputs at a time, see :func:`~intff_lightning.passes.backward_in_parts`."""
+        refuse_batch_statistics(k, self.units[k])
+        if self.stage is not None:
+            self.stage.at(k)
+        parts, earlier = passage.inputs.pop(k), passage.earlier.pop(k)
+        if not isinstance(parts, list):
+            parts = in_parts(parts, size)
+        h, loss, g = backward_in_parts(
+            self.units[k],
+            parts,
+            lambda g: self.loss_of(k, g, passage.batch, earlier),
+            lambda loss, first, last: self.backward_units(loss, [k], batch_idx, first, last),
+        )
+        self.step_units([k], 0, batch_idx)
+        passage.hand_over(h, loss, g, earlier)
 
     def finish_units(self, units: Sequence[int], passage: Passage) -> None:
         """Free the inputs of these units; with ``handover: after``, pass on activations from after their steps."""
@@ -251,11 +298,14 @@ class IntFFModule(UnitTrainer):
         Returns:
             Scalar loss, and the goodness of all inputs in their order, or ``(B, C)`` by class.
         """
-        unit = self.units[k]
-        g = unit.goodness(h)
+        g = self.units[k].goodness(h)
+        return self.loss_of(k, g, batch, earlier), g
+
+    def loss_of(self, k: int, g: Tensor, batch: PairedBatch, earlier: Tensor | None) -> Tensor:
+        """Return the local loss of unit k for the goodness of all inputs, see :meth:`local_loss`."""
         context = None if earlier is None else self.goodness_pair(earlier, batch)
-        loss: Tensor = unit.loss(*self.goodness_pair(g, batch), batch.target, context)
-        return loss, g
+        loss: Tensor = self.units[k].loss(*self.goodness_pair(g, batch), batch.target, context)
+        return loss
 
     def goodness_pair(self, g: Tensor, batch: PairedBatch) -> GoodnessPair:
         """Return positive goodness ``(*, B)`` and negative goodness ``(*, B, k)`` out of that of all inputs."""
@@ -270,9 +320,9 @@ class IntFFModule(UnitTrainer):
         if self.stage is not None and not self.stage.last:
             following, later = len(unit_loss), len(self.units) - len(unit_loss)
             x, earlier = passage.inputs[following], passage.earlier[following]
-            assert isinstance(x, Tensor)
             assert earlier is not None
-            self.stage.send([x, earlier, unit_loss, goodness], passage.batch)
+            parts = x if isinstance(x, list) else [x]
+            self.stage.send([earlier, unit_loss, goodness, *parts], passage.batch)
             unit_loss = torch.cat([unit_loss, unit_loss.new_zeros(later)])
             goodness = torch.cat([goodness, goodness.new_zeros(later, *goodness.shape[1:])])
         positive, negative = self.goodness_pair(goodness, passage.batch)
@@ -292,9 +342,25 @@ class IntFFModule(UnitTrainer):
         self.log(f"{stage}/loss", outputs.loss, batch_size=len(passage.batch.target), sync_dist=True)
         return outputs
 
+    def on_validation_epoch_start(self) -> None:
+        """Collect the votes of a validation in a run, if their weights are fitted on it."""
+        fits = self.fits_votes and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        self._ballots = Ballots() if fits else None
+
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> StepOutput:
         """Return losses and goodness of a batch, from which callbacks make metrics; no unit is trained."""
-        return self._evaluation_step(batch, "val")
+        outputs = self._evaluation_step(batch, "val")
+        if self._ballots is not None:
+            if not outputs.negative_goodness.shape[2] or self.unsupervised:
+                raise ConfigurationError("vote_weights=validation needs wrong labels, or goodness by class.")
+            self._ballots.add(outputs.positive_goodness[self.vote], outputs.negative_goodness[self.vote])
+        return outputs
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit the weights of the votes, see ``vote_weights``."""
+        if self._ballots is not None:
+            self.fitted_vote.copy_(self._ballots.fit(self.trainer.world_size))
+            self._ballots = None
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> StepOutput:
         """Return losses and goodness of a batch, from which callbacks make metrics; no unit is trained."""

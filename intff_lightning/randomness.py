@@ -4,7 +4,9 @@ Dropout, and augmentations of your own, draw from these generators. What this pa
 sample) alone, see :mod:`intff_lightning.draws`.
 """
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,22 @@ def random_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+@contextlib.contextmanager
+def replaying(states: list[torch.Tensor], device: torch.device) -> Iterator[None]:
+    """Give the block torch's random numbers as they were at :func:`device_states`, and go on with the present ones."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.set_rng_state(states[0])
+        if cuda:
+            torch.cuda.set_rng_state(states[1], device)
+        yield
+
+
+def device_states(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of torch's generators on the CPU and on a device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def gather_random_states(state: dict[str, Any], number: int, count: int) -> list[dict[str, Any]]:

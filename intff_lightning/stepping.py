@@ -135,11 +135,21 @@ class UnitTrainer(LabelClassifier):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def backward_units(self, loss: Tensor, units: Sequence[int], batch_idx: int) -> None:
-        """Compute the gradients of these units, accumulated over batches; begin to average them over processes."""
+    def backward_units(
+        self, loss: Tensor, units: Sequence[int], batch_idx: int, first: bool = True, last: bool = True
+    ) -> None:
+        """Compute the gradients of these units, accumulated over batches; begin to average them over processes.
+
+        Args:
+            loss: Scalar loss of these units.
+            units: Numbers of the units.
+            batch_idx: Index of the batch.
+            first: Whether this is the first part of the batch's loss, or all of it; gradients of parts add up.
+            last: Whether it is the last part.
+        """
         every = self.trainer.accumulate_grad_batches
         parameters = [parameter for k in units for parameter in self.unit_parameters(k)]
-        if batch_idx % every == 0:
+        if first and batch_idx % every == 0:
             for parameter in parameters:
                 parameter.grad = None
         if not any(parameter.requires_grad for parameter in parameters):
@@ -157,7 +167,7 @@ class UnitTrainer(LabelClassifier):
             return
         with strategy.block_backward_sync():  # DDP's reduction expects every parameter in every backward pass
             self.manual_backward(loss)
-        if self.steps_now(batch_idx):
+        if last and self.steps_now(batch_idx):
             self._averages[units[0]] = replicas.average(parameters)
 
     @property

@@ -62,6 +62,7 @@ RUNS = {  # modules, options of the Trainer, and the numbers of stages
     "tokens": (lambda: IntFFModule([AttentionUnit(20, heads=2), AttentionUnit(20, heads=2)], encoder=LabelToken(5),
                                    scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau),
                {"precision": "bf16-mixed"}, (2,)),
+    "chunks": (lambda: IntFFModule(dense(3), chunk_size=40, loss=LabelCrossEntropy()), {}, (3,)),
     "draws": (lambda: IntFFModule([DenseUnit([14], activation="RReLU") for _ in range(3)]), {}, (2, 3)),
 }  # fmt: skip
 

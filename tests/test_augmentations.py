@@ -1,10 +1,11 @@
 """Augmentations against exact geometry."""
 
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from intff_lightning.augmentations import HorizontalFlip, InOrder, RandomAffine, RandomShift
+from intff_lightning.augmentations import Cutout, HorizontalFlip, InOrder, RandomAffine, RandomShift
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 
@@ -61,6 +62,31 @@ def test_half_of_the_images_are_mirrored():
     assert 70 < int(mirrored.sum()) < 130
 
 
+@pytest.mark.parametrize(("border", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
+def test_a_shift_is_a_crop_of_numpys_padded_image(border, mode):
+    image = torch.rand(100, 2, 6, 7)
+    shifted = RandomShift(3, border)(image, generator=_draws(100))
+    padded = torch.as_tensor(np.pad(image.numpy(), [(0, 0), (0, 0), (3, 3), (3, 3)], mode))
+    offsets = _draws(100).integers(7, 2)
+    for number, (row, column) in enumerate(offsets.tolist()):
+        assert torch.equal(shifted[number], padded[number, :, row : row + 6, column : column + 7])
+    assert len(offsets.unique(dim=0)) > 30
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_cutout_is_a_square_around_any_pixel(size):
+    image = torch.rand(2000, 2, 6, 5) + 0.1
+    cut = Cutout(size)(image, generator=_draws(2000))
+    draws, seen = _draws(2000), set()
+    rows, columns = draws.integers(6, 1)[:, 0].tolist(), draws.integers(5, 1)[:, 0].tolist()
+    for number, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        expected, top, left = image[number].clone(), row - size // 2, column - size // 2
+        expected[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0
+        assert torch.equal(cut[number], expected)
+        seen.add((row, column))
+    assert len(seen) == 30
+
+
 def test_in_order_is_one_after_the_other():
     image = torch.rand(50, 1, 6, 6)
     draws = _draws(50)
@@ -72,3 +98,7 @@ def test_in_order_is_one_after_the_other():
 def test_what_cannot_be_is_refused(options):
     with pytest.raises(ConfigurationError, match="give 0 or more"):
         RandomAffine(**options)
+    with pytest.raises(ConfigurationError, match="1 pixel or more"):
+        Cutout(0)
+    with pytest.raises(ConfigurationError, match="needs larger images, not 3x4"):
+        RandomShift(3, "reflect")(torch.rand(2, 1, 3, 4), generator=_draws(2))

@@ -1,5 +1,6 @@
 """The benchmarks by their shape; of what they measure, only what does not depend on the machine."""
 
+import copy
 import functools
 import json
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.local import UnitL2
@@ -128,6 +130,29 @@ def _run(name, out):
 
     main([name, "--quick", "--out", str(out)])
     return lambda table=name: json.loads((out / f"{table}.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_convolution(tmp_path):
+    rows = _run("convolution", tmp_path)()
+    assert [row["rule"] for row in rows][::2] == ["bare loop", "IntFF by class"]
+
+
+def test_the_bare_loop_of_convolutions_is_the_packages_step(trainer):
+    """In float64, with plain SGD: the same weights after two steps."""
+    from benchmarks import convolution
+
+    torch.manual_seed(0)
+    rate = functools.partial(torch.optim.SGD, lr=0.1)
+    module, image, target = convolution.module(False, rate).double(), torch.rand(6, 3, 32, 32), torch.arange(6)
+    units = [copy.deepcopy(unit.body) for unit in module.units]
+    optimizers = [rate(unit.parameters()) for unit in units]
+    for _ in range(2):
+        convolution.bare_step(units, optimizers, image.double(), target, dtype=torch.float64)
+    data = DataLoader(TensorDataset(image.double(), target), batch_size=6)
+    trainer(max_epochs=2, precision="64-true").fit(module, data)
+    for mine, theirs in zip(module.units.parameters(), (p for unit in units for p in unit.parameters()), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.slow

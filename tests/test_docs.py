@@ -238,7 +238,7 @@ def _option(words, capsys):
         _cli([*fit, *_filled(words)], capsys)
     else:
         known = {"--help", "--config", "--print_config"}
-        for help_of, arguments in ((reproduce.main, ["table1"]), (report.main, [])):
+        for help_of, arguments in ((reproduce.main, ["table1"]), (reproduce.main, ["tune"]), (report.main, [])):
             with pytest.raises(SystemExit):
                 help_of([*arguments, "--help"])
             known |= set(re.findall(r"--\w+", capsys.readouterr().out))

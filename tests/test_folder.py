@@ -1,16 +1,19 @@
 """Image files in a folder per class."""
 
+import functools
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from lightning import LightningDataModule
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.augmentations import HorizontalFlip
 from intff_lightning.callbacks import GoodnessAccuracy
-from intff_lightning.datamodules import ImageFolderDataModule
+from intff_lightning.datamodules import ImageFolderDataModule, InMemoryDataset, PairedDataModule, folder
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.local import UnitL2
 
@@ -54,6 +57,56 @@ def test_samples(files):
     colour = ImageFolderDataModule(str(files), image_size=[6, 12]).dataset("train")[0][0]
     assert colour.shape == (3, 6, 12)
     assert torch.equal(colour[0], colour[2])
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_cached_images_train_as_those_read_from_files(files, trainer, monkeypatch, workers):
+    runs, reads = [], []
+    read = folder._read
+    monkeypatch.setattr(folder, "_read", lambda path, **options: reads.append(path) or read(path, **options))
+    for cache in (False, True):
+        torch.manual_seed(0)
+        module = IntFFModule([DenseUnit([20])], optimizer=functools.partial(torch.optim.SGD, lr=0.1))
+        options = {"cache": cache, "num_workers": workers if cache else 0, "augmentation": HorizontalFlip(), "seed": 3}
+        data = ImageFolderDataModule(str(files), image_size=8, grey=True, batch_size=64, **options)
+        reads.clear()
+        trainer(max_epochs=3).fit(module, data)
+        runs.append(module.state_dict())
+    assert data.num_classes == 4
+    assert isinstance(data.dataset("train"), InMemoryDataset)
+    assert workers or len(set(reads)) == 480  # training and validation; the test images stay closed
+    assert workers or len(reads) < 480 + 40  # each once, but for the first ones, read again to see if they change
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_what_cannot_be_cached_is_refused(files, own):
+    def refused(message, data):
+        with pytest.raises(ConfigurationError, match=message):
+            data.dataset("train")
+
+    dataset = [(torch.rand(1, 4, 5), k % 3) for k in range(30)]
+    random = Transformed(dataset)
+    refused("the transforms of train data are random", PairedDataModule(train=random, num_classes=3, cache=True))
+    memory = InMemoryDataset(torch.rand(30, 1, 4, 5), torch.arange(30) % 3)
+    refused("train data is in memory", PairedDataModule(train=memory, cache=True))
+    with pytest.raises(ConfigurationError, match="cache=True has no effect"):
+        PairedDataModule(LightningDataModule(), cache=True)
+    broken = next((own / "train" / "one").iterdir())
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        ImageFolderDataModule(str(own), image_size=8, cache=True).dataset("train")
+    dictionaries = [{"picture": torch.rand(1, 4, 5).numpy(), "kind": k % 3} for k in range(30)]
+    data = PairedDataModule(train=dictionaries, keys=["picture", "kind"], cache=True, val_size=6)
+    assert [len(data.dataset(part)) for part in ("train", "val")] == [24, 6]
+    assert data.num_classes == 3
+
+
+class Transformed(list):
+    """Samples whose images differ each time that they are read."""
+
+    def __getitem__(self, index):
+        image, target = super().__getitem__(index)
+        return image + torch.rand(()), target
 
 
 @pytest.mark.parametrize("workers", [0, 1])

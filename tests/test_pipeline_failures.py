@@ -102,6 +102,7 @@ def test_devices_that_are_no_multiple_of_the_stages_are_refused():
     ("module", "data", "precision", "message"),
     [
         ({"update": "joint"}, {}, "32-true", "needs update=immediate"),
+        ({"vote_weights": "validation"}, {}, "32-true", "vote_weights=validation needs all units in one process"),
         ({}, {"negatives": HardLabels()}, "32-true", "HardLabels asks the whole network for each batch"),
         ({}, {}, "16-mixed", "precision 16-mixed scales all units together"),
     ],

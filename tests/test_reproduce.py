@@ -493,6 +493,7 @@ def test_the_ablation_has_a_row_for_every_choice(data, capsys):
     made = {row.network: make_procedure(row, "tuned", 0, data[1]) for row in rows}
     for network, procedure in made.items():
         unit, encoding, *_ = network.split(" | ")
-        assert {type(u).__name__.lower() for u in procedure.module.units} == {f"{unit}unit"}
-        assert procedure.module.by_class == (encoding == "channels")
+        assert {type(u).__name__.lower() for u in procedure.module.units} == {f"{unit.split()[0]}unit"}
+        assert procedure.module.by_class == (encoding in ("channels", "mean", "patches", "head"))
+        procedure.module.build((1, 28, 28), 10)
         assert (procedure.epochs, procedure.data.train_size) == (10, 10_000)

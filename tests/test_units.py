@@ -412,3 +412,17 @@ def test_half_precision_classifies_as_float32_does(digits, trainer):
             assert abs(float((scores.argmax(1) == test.target).float().mean()) - accuracy) <= 0.005
     mixed = trained(MixedPrecision("16-mixed", "cpu"))[1]  # Lightning's own flag takes bfloat16 on a CPU
     assert abs(mixed - accuracy) <= 0.015  # another run, and seeds of one precision differ by as much
+
+
+def test_channels_last_gives_the_same_results_in_another_format():
+    x = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    results = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        unit = ConvUnit([6, 8], norm="batch", residual=True, channels_last=channels_last)
+        unit.setup((3, 8, 8), 2)
+        h = unit.double()(x)
+        results.append((h, torch.autograd.grad(channel_goodness(h, 2).sum(), list(unit.parameters()))))
+    assert results[1][0].is_contiguous(memory_format=torch.channels_last)
+    assert not results[1][0].is_contiguous()
+    torch.testing.assert_close(results[1], results[0])

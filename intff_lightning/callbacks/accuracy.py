@@ -55,8 +55,8 @@ class GoodnessAccuracy(EvaluationCallback):
         if isinstance(module, HasLabelGoodness):
             if not (isinstance(module, LabelClassifier) and module.unsupervised):
                 units = module.label_goodness(image)  # (U, B, C)
-                vote = units[module.vote] if isinstance(module, LabelClassifier) else units
-                scores = torch.cat([vote.sum(0, keepdim=True), units])
+                vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
+                scores = torch.cat([vote.unsqueeze(0), units])
         else:
             scores = module(image).unsqueeze(0)
         self._last = (batch, scores)

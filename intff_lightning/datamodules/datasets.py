@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from intff_lightning.datamodules.loading import (
     IndexedDataset,
@@ -21,7 +21,7 @@ from intff_lightning.datamodules.loading import (
     count_classes,
     told_classes,
 )
-from intff_lightning.errors import ConfigurationError, DataError, check_choice
+from intff_lightning.errors import ConfigurationError, DataError, IntFFError, check_choice
 from intff_lightning.pairs import data_share
 from intff_lightning.samples import Reader, check_labels, check_pixels
 
@@ -89,13 +89,15 @@ class DatasetDataModule(PartDataModule):
         num_workers: int,
         keys: Sequence[str] | None,
         pixel_range: Sequence[float] | None,
+        cache: bool,
         source: str,
     ) -> None:
         super().__init__()
         self.load, self.divide, self.corrupt, self.seed = load, divide, corrupt, seed
         self.num_classes, self.classes = num_classes, classes
         self.batch_size, self.num_workers, self.source = batch_size, num_workers, source
-        self.keys, self.pixel_range = keys, pixel_range
+        self.keys, self.pixel_range, self.cache = keys, pixel_range, cache
+        self._told: list[int] = []
         self._datasets: dict[Part, Dataset[Any] | None] = {}
         self._classes: int | None = None
         self._train_loader: ResumableLoader | None = None
@@ -112,7 +114,8 @@ class DatasetDataModule(PartDataModule):
                 train, val = self._loaded("train"), self._loaded("val")
                 if train is not None and val is None:
                     train, val = self._divided(train)
-                self._classes = self.num_classes or _classes(train, val)  # before corruption asks for them
+                told = self.num_classes or max(self._told, default=None)
+                self._classes = told or _classes(train, val)  # before corruption asks for them
                 if isinstance(train, InMemoryDataset):
                     train = self.corrupt(train)
                 self._datasets |= {"train": train, "val": val}
@@ -133,7 +136,11 @@ class DatasetDataModule(PartDataModule):
             return None
         if len(dataset) == 0:  # type: ignore[arg-type]  # map-style
             raise DataError(f"{part} data: the data set is empty.")
-        if type(dataset) is TensorDataset:  # fetched as a whole instead of sample by sample
+        if self.cache:
+            if isinstance(dataset, InMemoryDataset | TensorDataset):
+                raise ConfigurationError(f"cache=true has no effect: {part} data is in memory. Leave cache out.")
+            dataset = self._cached(dataset, part)
+        elif type(dataset) is TensorDataset:  # fetched as a whole instead of sample by sample
             image, target = reader.batch(dataset.tensors, labelled=part != "predict")
             dataset = InMemoryDataset(image, torch.full((len(image),), -1) if target is None else target)
         elif isinstance(dataset, InMemoryDataset):
@@ -147,6 +154,32 @@ class DatasetDataModule(PartDataModule):
                 check_labels(dataset.target, self.num_classes, reader.where)
         return dataset
 
+    def _cached(self, dataset: Dataset[Any], part: Part) -> InMemoryDataset:
+        """Read all samples into memory, once."""
+        reader, told = self.reader(f"{part} data"), told_classes(dataset)
+        if self._changes(dataset):
+            raise ConfigurationError(
+                f"cache=true would keep one random version of each sample: the transforms of {part} data are random.\n"
+                "Leave cache out, or leave these transforms out and give augmentation=, which works on cached images."
+            )
+        loader = DataLoader(
+            IndexedDataset(dataset, reader, None),
+            batch_size=256,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # as in `loader`
+            collate_fn=list,
+        )
+        images, targets = [], []
+        for samples in loader:
+            for sample, _ in samples:
+                if isinstance(sample, IntFFError):
+                    raise sample
+            image, target = reader.samples([sample for sample, _ in samples], labelled=part != "predict")
+            images.append(image)
+            targets.append(torch.full((len(image),), -1) if target is None else target)
+        self._told += [] if told is None or part not in ("train", "val") else [told]
+        return InMemoryDataset(torch.cat(images), torch.cat(targets))
+
     def _divided(self, whole: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any] | None]:
         train, val = self.divide(whole)
         if not len(val):
@@ -159,17 +192,22 @@ class DatasetDataModule(PartDataModule):
 
     def _warn_of_random_images(self, held_out: Subset[Any]) -> None:
         """Warn if samples are not the same when they are read again: validation data should be."""
+        if self._changes(held_out):
+            warnings.warn(
+                f"{len(held_out)} validation samples are divided off the training data, whose transforms are "
+                "random. They are changed at random too: give val= a data set without these transforms.",
+                stacklevel=2,
+            )
+
+    def _changes(self, dataset: Dataset[Any]) -> bool:
+        """Tell whether the first samples are not the same when they are read again."""
         reader = self.reader("validation data")
         with isolate_rng():
-            for number in range(min(4, len(held_out))):
-                image, *others = (reader.samples([held_out[number]], labelled=False)[0] for _ in range(4))
+            for number in range(min(4, len(dataset))):  # type: ignore[arg-type]  # map-style
+                image, *others = (reader.samples([dataset[number]], labelled=False)[0] for _ in range(4))
                 if any(not torch.equal(image, other) for other in others):
-                    warnings.warn(
-                        f"{len(held_out)} validation samples are divided off the training data, whose transforms are "
-                        "random. They are changed at random too: give val= a data set without these transforms.",
-                        stacklevel=2,
-                    )
-                    return
+                    return True
+        return False
 
     def setup(self, stage: str) -> None:
         check_choice("stage", stage, Stage)
@@ -203,7 +241,7 @@ class DatasetDataModule(PartDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=0 if self.cache else self.num_workers,
             generator=torch.Generator(),  # the default would advance the global random state with every pass
             collate_fn=collate,
             pin_memory=self.num_workers > 0 and torch.cuda.is_available(),

@@ -33,7 +33,7 @@ from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
 
-_OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers")
+_OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers", "cache")
 """Options of data sets and their loaders."""
 
 
@@ -47,7 +47,7 @@ class PairedDataModule(Recorded, PartDataModule):
     rank). What samples and batches may be, and when they are checked, is said in :mod:`intff_lightning.samples`.
 
     An option that would have no effect is refused: those of data sets and their loaders (``train`` to ``predict``,
-    ``batch_size``, ``val_size``, ``val_seed``, ``num_workers``) beside a datamodule, which has its own.
+    ``batch_size``, ``val_size``, ``val_seed``, ``num_workers``, ``cache``) beside a datamodule, which has its own.
 
     Args:
         datamodule: Any LightningDataModule whose batches begin ``(image, target)``, or are dictionaries of them. It has
@@ -71,6 +71,8 @@ class PairedDataModule(Recorded, PartDataModule):
             names (``image``, ``img``, ``x``, ...; ``label``, ``target``, ``y``, ...).
         pixel_range: Lowest and highest pixel, which become 0 and 1; ``None`` takes 0..255 for uint8, and floating point
             pixels as they are. Other integers need it.
+        cache: Read data sets into memory once, at their first use, so that an epoch reads no files. Their transforms
+            must not be random.
 
     Raises:
         ConfigurationError: Arguments that cannot work, alone or together, or that have no effect.
@@ -96,6 +98,7 @@ class PairedDataModule(Recorded, PartDataModule):
         num_classes: int | None = None,
         keys: list[str] | None = None,
         pixel_range: list[float] | None = None,
+        cache: bool = False,
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
@@ -107,7 +110,7 @@ class PairedDataModule(Recorded, PartDataModule):
         self.corruption, self.augmentation = corruption, augmentation
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
-        read_as = (batch_size, num_workers, keys, pixel_range, type(self).__name__)
+        read_as = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__)
         own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__
@@ -163,11 +166,7 @@ class PairedDataModule(Recorded, PartDataModule):
         return count
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
-        """Return the data set of a part, or ``None`` if there is none.
-
-        Raises:
-            ConfigurationError: The data are those of another datamodule.
-        """
+        """Return the data set of a part, or ``None``; a ConfigurationError if another datamodule has the data."""
         if not isinstance(self.inner, DatasetDataModule):
             raise ConfigurationError(f"the data sets are those of {type(self.inner).__name__}: ask it for them.")
         return self.inner.dataset(part)

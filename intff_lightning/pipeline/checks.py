@@ -29,6 +29,8 @@ def check_module(module: Any, precision: Any) -> None:
         )
     if module.update == "joint":
         raise ConfigurationError("unit_pipeline needs update=immediate: joint steps all units at the same time.")
+    if module.fits_votes:
+        raise ConfigurationError("unit_pipeline: vote_weights=validation needs all units in one process. Give numbers.")
     datamodule = datamodule_of(module)
     negatives = datamodule.negatives if isinstance(datamodule, PairedDataModule) else None
     if isinstance(negatives, NegativeSource) and negatives.uses_model:

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 
 from intff_lightning.augmentations import RandomShift
+from intff_lightning.heads import LinearHead, PatchGoodness
 from intff_lightning.labels import FourierPattern, LabelEmbedding, LabelEncoder, LabelOverlay, LabelPlanes, LabelToken
 from intff_lightning.local import (
     RMS,
     ChannelGoodness,
     Goodness,
+    GroupNormalization,
     LabelCrossEntropy,
     LocalLoss,
+    MeanActivation,
     MeanSquares,
     SoftplusLoss,
     SymBaLoss,
@@ -34,7 +37,7 @@ def _dense(options: Options) -> list[HiddenUnit]:
 
 
 def _conv(options: Options) -> list[HiddenUnit]:
-    return [ConvUnit([width], **options()) for width in (20, 40)]
+    return [ConvUnit([width], norm="batch", **options()) for width in (20, 40)]
 
 
 def _attention(options: Options) -> list[HiddenUnit]:
@@ -45,7 +48,13 @@ def _recurrent(options: Options) -> list[HiddenUnit]:
     return [RecurrentUnit(60, **options()) for _ in range(2)]
 
 
-_UNITS = {"dense": _dense, "conv": _conv, "attention": _attention, "recurrent": _recurrent}
+_UNITS = {"dense": _dense, "conv norm": _conv, "attention": _attention, "recurrent": _recurrent}
+_BY_CLASS: dict[str, Callable[[], Goodness]] = {
+    "channels": ChannelGoodness,
+    "mean": MeanActivation,
+    "patches": functools.partial(PatchGoodness, patches=4),
+    "head": LinearHead,
+}
 _ENCODERS: dict[str, Callable[[], LabelEncoder]] = {
     "overlay": LabelOverlay,
     "planes": LabelPlanes,
@@ -73,14 +82,15 @@ def make_ablation(variant: str, options: dict[str, Any]) -> tuple[IntFFModule, d
     """Make a network of two units, and the arguments of its datamodule.
 
     Args:
-        variant: ``unit | encoding | negatives | loss`` as in :data:`~intff_lightning.reproduce.rows.ABLATION`; the
-            encoding ``channels`` means goodness by class and no label.
+        variant: ``unit | encoding | negatives | loss`` as in :data:`~intff_lightning.reproduce.rows.ABLATION`. The
+            encodings ``channels``, ``mean``, ``patches`` and ``head`` mean goodness by class and no label.
         options: Arguments of the datamodule.
     """
     unit, encoding, negatives, loss = variant.split(" | ")
-    by_class = encoding == "channels"
-    goodness: type[Goodness] = ChannelGoodness if by_class else MeanSquares
-    units = _UNITS[unit](lambda: {"goodness": goodness(), "loss": _LOSSES[loss](), "normalization": RMS()})
+    by_class = encoding in _BY_CLASS
+    goodness = _BY_CLASS.get(encoding, MeanSquares)
+    norm = functools.partial(GroupNormalization, groups=10) if encoding == "mean" else RMS
+    units = _UNITS[unit](lambda: {"goodness": goodness(), "loss": _LOSSES[loss](), "normalization": norm()})
     module = IntFFModule(
         units,
         encoder=None if by_class else _ENCODERS[encoding](),

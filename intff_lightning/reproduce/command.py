@@ -22,6 +22,7 @@ from intff_lightning.reproduce.equivalence import equivalence
 from intff_lightning.reproduce.rounds import GROUP
 from intff_lightning.reproduce.rows import AUTHOR, HELD_OUT, PROCEDURES, Row, rows_of
 from intff_lightning.reproduce.runs import Run
+from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES
 
 _NOTE = (
     "Test accuracy of the epoch that was best on 5,000 clean, held out training images (tuned), or of the last "
@@ -31,7 +32,9 @@ _NOTE = (
 _ABLATION_NOTE = (
     "Two units, 10,000 training images, one-pixel shifts, 10 epochs with 64 images per batch, Adam at 0.002 along a "
     "cosine. Test accuracy of the epoch that was best on 2,000 held out training images. Channels: goodness by class, "
-    "no label in the image and no negatives. Both: half cross-entropy, half softplus."
+    "no label in the image and no negatives. Both: half cross-entropy, half softplus. Conv norm: convolutions with "
+    "batch norm. Mean, patches and head are by class too: the mean activation without the square, behind a group norm; "
+    "the goodness of 4x4 patches behind a fixed random map; and a linear head on each unit."
 )
 _ROUNDS_NOTE = (
     "Test accuracy after the last round, after the round with the best validation accuracy, and after the round with "
@@ -166,6 +169,21 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for command in [*COMMANDS, Command("all", "", "all of them")]:
         command.add_arguments(names.add_parser(command.name, help=command.help, allow_abbrev=False))
+    tune = names.add_parser(
+        "tune",
+        help="search settings by Optuna, on validation data only",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Search settings by Optuna, on validation data only; every algorithm gets as many trials.\n\n"
+        + "\n".join(f"{name}: {study.title}" for name, study in STUDIES.items()),
+        allow_abbrev=False,
+    )
+    tune.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of the studies above")
+    tune.add_argument(
+        "--trials", type=int, metavar="N", help="trials of each algorithm; default 30, or 12 for convolution"
+    )
+    tune.add_argument("--algorithms", choices=ALGORITHMS, nargs="+", default=list(ALGORITHMS), help="default: all four")
+    tune.add_argument("--jobs", type=int, default=1, help="trials at a time, each on its share of the cores")
+    Command("tune", "", "", facts=lambda data_dir, png: []).add_arguments(tune)
     return parser
 
 
@@ -175,7 +193,7 @@ def main(args: Sequence[str] | None = None) -> int:
     quiet()
     line = "python -m intff_lightning.reproduce " + " ".join(sys.argv[1:] if args is None else args)
     try:
-        _reproduce(arguments, line)
+        (_tune if arguments.name == "tune" else _reproduce)(arguments, line)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns a Ctrl-C into an exit
         sys.stderr.write("interrupted; the same command continues from here\n")
         return 130
@@ -185,6 +203,19 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {explain(error).replace('--data.data_dir', '--data_dir')}\n")
         return 1
     return 0
+
+
+def _tune(arguments: argparse.Namespace, line: str) -> None:
+    try:
+        from intff_lightning.reproduce.tuning import tune
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise ConfigurationError('tune needs Optuna: pip install "intff-lightning[tune]".') from None
+    out: Path = arguments.out or Path("reproduced_quick" if arguments.quick else "reproduced")
+    given = (arguments.study, arguments.algorithms, arguments.trials, arguments.jobs, arguments.data_dir)
+    paths = tune(*given, out / "tuning", arguments.quick, line)
+    print("written: " + ", ".join(str(path) for path in paths))
 
 
 def _reproduce(arguments: argparse.Namespace, line: str) -> None:

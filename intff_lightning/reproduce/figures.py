@@ -1,5 +1,6 @@
 """The paper's figures 3 and 4, and the tables beyond it as pictures."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -184,4 +185,18 @@ def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="test accuracy (%)", xlim=(0, 108), title="Unit | label encoding | negatives | local loss")
     axes.margins(y=0.01)
     axes.legend(loc="lower right")
+    save(figure, path)
+
+
+def draw_tuning(trials: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the best validation accuracy so far over the trials of each algorithm of a study."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for style, name in zip(STYLES, dict.fromkeys(row["algorithm"] for row in trials), strict=False):
+        mine = [row for row in trials if row["algorithm"] == name]
+        place = [row["trial"] + 1 for row in mine]
+        axes.plot(place, [row["best_so_far"] or math.nan for row in mine], label=name, drawstyle="steps-post", **style)
+    axes.set(xlabel="trial", ylabel="best validation accuracy so far (%)")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
     save(figure, path)

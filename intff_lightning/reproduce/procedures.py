@@ -19,6 +19,8 @@ from intff_lightning.optim import CosineDecay, KerasAdam
 from intff_lightning.recipe import Recorded
 from intff_lightning.reproduce.ablation import EPOCHS, make_ablation
 from intff_lightning.reproduce.rows import AUTHOR, CONVOLUTION, HELD_OUT, Row
+from intff_lightning.reproduce.spaces import STUDIES, make
+from intff_lightning.reproduce.winners import WINNERS
 from intff_lightning.units import DenseUnit, HiddenUnit
 from intff_lightning.units.hidden import initialize
 
@@ -178,10 +180,28 @@ def _settings(row: Row, name: str) -> _Settings:
     return _Settings(epochs, loss=LabelCrossEntropy(threshold_weight=0.5, collaboration=0.5))
 
 
+def study_of(row: Row) -> str:
+    """Return the study whose network and data are those of a row, or an empty name."""
+    layers = [] if row.network == CONVOLUTION else [width for unit in row.units for width in unit]
+    if layers != [100] * 4 or (row.algorithm == "intff" and len(row.units) != 2):
+        return ""
+    return {("mixture", 0.75): "dense_mixture", ("clean", 0.0): "dense_clean"}.get((row.corruption, row.rate), "")
+
+
 def _tuned(row: Row, name: str, options: dict[str, Any], quick: bool) -> Procedure:
-    """Use minibatches, one-pixel shifts, and AdamW with a cosine; BP gets the same data, shifts and schedule."""
+    """Use minibatches, one-pixel shifts, and AdamW with a cosine; BP gets the same data, shifts and schedule.
+
+    A row whose settings were searched (:mod:`intff_lightning.reproduce.tuning`) takes the winner of the search.
+    """
     chosen = _settings(row, name)
     epochs = 2 if quick else chosen.epochs
+    algorithm = name if name == "channels" and row.algorithm == "intff" else row.algorithm
+    won = WINNERS.get((study_of(row), algorithm)) if name == "tuned" or algorithm == "channels" else None
+    if won is not None:
+        own = {key: value for key, value in options.items() if key != "corruption"}  # the study has its own
+        module, data = make(STUDIES[study_of(row)], algorithm, won["settings"], vote=won["vote"], **own)
+        assert isinstance(data, MNISTDataModule)  # of either dense study
+        return Procedure(module, data, epochs, epochs)
     data = MNISTDataModule(
         batch_size=128,
         negatives=None if chosen.by_class else WrongLabels(9),  # goodness by class does not read them

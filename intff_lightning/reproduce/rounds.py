@@ -40,7 +40,7 @@ def accuracies(module: Network, data: InMemoryDataset) -> list[float]:
         for image, target in _batches(data, module.device):
             if isinstance(module, LabelClassifier):
                 goodness = module.label_goodness(image)  # (U, B, C)
-                scores = torch.stack([goodness[module.vote].sum(0), goodness[0]])
+                scores = torch.stack([module.count_votes(goodness), goodness[0]])
             else:
                 scores = module(image).unsqueeze(0)
             correct.append((scores.argmax(2) == target).sum(1))

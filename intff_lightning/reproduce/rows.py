@@ -84,15 +84,22 @@ ABLATION = [
     *[("dense", "overlay", "3 wrong", loss) for loss in ("symba", "cross-entropy", "both")],
     ("dense", "overlay", "9 wrong", "both"),
     *[("dense", "channels", "none", loss) for loss in ("softplus", "cross-entropy", "both")],
-    *[("conv", encoding, "3 wrong", "softplus") for encoding in ("overlay", "planes", "fourier", "embedding")],
-    ("conv", "planes", "3 wrong", "both"),
-    *[("conv", "channels", "none", loss) for loss in ("softplus", "cross-entropy", "both")],
+    *[("dense", goodness, "none", "cross-entropy") for goodness in ("mean", "head")],
+    *[("conv norm", encoding, "3 wrong", "softplus") for encoding in ("overlay", "planes", "fourier", "embedding")],
+    ("conv norm", "planes", "3 wrong", "both"),
+    *[("conv norm", "channels", "none", loss) for loss in ("softplus", "cross-entropy", "both")],
+    *[("conv norm", goodness, "none", "cross-entropy") for goodness in ("mean", "patches", "head")],
     *[("attention", encoding, "3 wrong", "both") for encoding in ("token", "fourier")],
     ("attention", "channels", "none", "cross-entropy"),
     *[("recurrent", encoding, "3 wrong", "both") for encoding in ("row", "fourier")],
     ("recurrent", "channels", "none", "cross-entropy"),
 ]
-"""Unit, label encoding, negatives and local loss; ``channels`` is goodness by class, without labels and negatives."""
+"""Unit, label encoding, negatives and local loss.
+
+Goodness by class has no labels and negatives: ``channels`` (:class:`~intff_lightning.local.ChannelGoodness`), ``mean``
+(:class:`~intff_lightning.local.MeanActivation`), ``patches`` (:class:`~intff_lightning.heads.PatchGoodness`) and
+``head`` (:class:`~intff_lightning.heads.LinearHead`).
+"""
 
 
 def _robustness() -> list[Row]:

@@ -1,6 +1,7 @@
 """Hidden units: one to three layers with a local loss and an optimizer of their own (Tang 2023, section 3.2)."""
 
 from intff_lightning.units.attention import AttentionUnit
+from intff_lightning.units.chain import UnitChain
 from intff_lightning.units.conv import ConvUnit
 from intff_lightning.units.dense import DenseUnit
 from intff_lightning.units.hidden import HiddenUnit, UnitStack
@@ -15,6 +16,7 @@ __all__ = [
     "HiddenUnit",
     "RecurrentUnit",
     "TorchvisionUnit",
+    "UnitChain",
     "UnitStack",
     "split",
 ]

@@ -87,6 +87,9 @@ class HiddenUnit(Freezable, RecordedModule):
                 output = self(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
                 self.output_shape = tuple(output.shape[1:])
                 self.goodness.setup(self.output_shape, num_classes)
+                self.goodness.to(like)
+                if self.frozen:
+                    self.goodness.requires_grad_(False)
                 goodness = self.goodness(output)
         except ConfigurationError:
             raise

@@ -1,0 +1,292 @@
+"""What tuning searches: networks, data, and ranges of settings, the same for every algorithm that has the setting."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from intff_lightning.augmentations import Augmentation, Cutout, HorizontalFlip, InOrder, RandomAffine, RandomShift
+from intff_lightning.backprop import BackpropModule
+from intff_lightning.corruptions import PaperMixture
+from intff_lightning.datamodules import (
+    FashionMNISTDataModule,
+    ImageFolderDataModule,
+    MNISTDataModule,
+    PairedDataModule,
+)
+from intff_lightning.heads import LinearHead, PatchGoodness
+from intff_lightning.labels import FourierPattern, LabelOverlay
+from intff_lightning.local import (
+    RMS,
+    ChannelGoodness,
+    Goodness,
+    GroupNormalization,
+    LabelCrossEntropy,
+    MeanActivation,
+    NoNormalization,
+    UnitL2,
+)
+from intff_lightning.module import IntFFModule
+from intff_lightning.negatives import WrongLabels
+from intff_lightning.network import Network
+from intff_lightning.optim import CosineDecay
+from intff_lightning.units import ConvUnit, DenseUnit, HiddenUnit, UnitChain
+
+ALGORITHMS = {
+    "intff": "IntFF with labels in the image",
+    "channels": "IntFF with goodness by class",
+    "ff": "FF: units of one layer",
+    "bp": "backpropagation",
+}
+"""The algorithms that are compared. FF has labels in the image of a dense network, and goodness by class else."""
+
+Settings = Mapping[str, Any]
+"""Values by the names of :func:`space`, and ``vote``, which a trial chooses by itself."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Real numbers from ``low`` to ``high``; every search starts at ``start``."""
+
+    low: float
+    high: float
+    start: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; every search starts at the first."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def start(self) -> Any:
+        """The first value."""
+        return self.values[0]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+Space = dict[str, Range | Choice]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network and its data, and what one trial may cost.
+
+    Args:
+        title: One line for people.
+        units: Widths, or channels, of the layers of each unit.
+        conv: Whether the units are convolutional.
+        data: Makes the datamodule from the folder of the data and options.
+        augmentations: Augmentations to choose from, by name; see :func:`augmentation`.
+        epochs: Training epochs of a trial.
+        images: Training images per epoch of a trial; each epoch draws others.
+        trials: Default number of trials per algorithm.
+        precision: Precision of the Trainer.
+    """
+
+    title: str
+    units: tuple[tuple[int, ...], ...]
+    conv: bool
+    data: Callable[..., PairedDataModule]
+    augmentations: tuple[str, ...]
+    epochs: int
+    images: int
+    trials: int
+    precision: Any = "32-true"
+
+
+def _cifar10_folders(data_dir: str, val_size: float = 5000, **options: Any) -> PairedDataModule:
+    return ImageFolderDataModule(
+        str(Path(data_dir) / "cifar10"), image_size=32, val_size=val_size, cache=True, **options
+    )
+
+
+_DENSE: dict[str, Any] = {"units": ((100, 100), (100, 100)), "conv": False, "trials": 30}
+_CONV: dict[str, Any] = {"conv": True, "trials": 12, "precision": "bf16-mixed"}
+_SMALL = ((32, 32), (64, 64), (128, 128))
+STUDIES = {
+    "dense_clean": Study(
+        "the dense network of table 2 on clean MNIST",
+        data=MNISTDataModule,
+        augmentations=("shift 1", "none", "shift 2"),
+        epochs=10,
+        images=20_000,
+        **_DENSE,
+    ),
+    "dense_mixture": Study(
+        "the dense network of table 2, 75 % of the training set corrupted",
+        data=functools.partial(MNISTDataModule, corruption=PaperMixture(0.75)),
+        augmentations=("shift 1", "none", "shift 2"),
+        epochs=10,
+        images=20_000,
+        **_DENSE,
+    ),
+    "mnist_conv": Study(
+        "the convolutional network of mnist_conv.yaml",
+        units=_SMALL,
+        data=MNISTDataModule,
+        augmentations=("affine", "none", "shift 1", "shift 2"),
+        epochs=4,
+        images=20_000,
+        **_CONV,
+    ),
+    "fashion_mnist_conv": Study(
+        "the convolutional network of fashion_mnist_conv.yaml",
+        units=_SMALL,
+        data=FashionMNISTDataModule,
+        augmentations=("flip, shift 1", "flip", "flip, shift 2", "flip, shift 2, cutout 8"),
+        epochs=6,
+        images=20_000,
+        **_CONV,
+    ),
+    "cifar10_conv": Study(
+        "the convolutional network of cifar10_conv.yaml, CIFAR-10 in class folders DATA_DIR/cifar10",
+        units=((48, 48), (96, 96), (192, 192)),
+        data=_cifar10_folders,
+        augmentations=(
+            "flip, shift 4",
+            "flip, mirrored shift 4",
+            "flip, shift 4, cutout 8",
+            "flip, shift 4, cutout 16",
+        ),
+        epochs=6,
+        images=20_000,
+        **_CONV,
+    ),
+}
+
+_NORMALIZATIONS: dict[str, Callable[[], nn.Module]] = {
+    "norm 20": functools.partial(UnitL2, 20),
+    "norm 10": functools.partial(UnitL2, 10),
+    "rms": RMS,
+    "layer": GroupNormalization,
+    "none": NoNormalization,
+}
+_GOODNESS: dict[str, Callable[[], Goodness]] = {
+    "channels": ChannelGoodness,
+    "mean": MeanActivation,
+    "head": LinearHead,
+    "pooled head": functools.partial(LinearHead, pool=4),
+    "patches": functools.partial(PatchGoodness, patches=2),
+}
+_STEPS: dict[str, Callable[[], Augmentation]] = {
+    "flip": HorizontalFlip,
+    "affine": functools.partial(RandomAffine, degrees=10, scale=0.1, shift=0.07),
+    **{f"shift {n}": functools.partial(RandomShift, n) for n in (1, 2, 4)},
+    "mirrored shift 4": functools.partial(RandomShift, 4, border="reflect"),
+    **{f"cutout {n}": functools.partial(Cutout, n) for n in (8, 16)},
+}
+
+
+def augmentation(name: str) -> Augmentation | None:
+    """Return the augmentation of a name such as ``flip, shift 4``; ``none`` is none."""
+    steps = [] if name == "none" else [_STEPS[step]() for step in name.split(", ")]
+    return InOrder(steps) if len(steps) > 1 else steps[0] if steps else None
+
+
+def space(study: Study, algorithm: str) -> Space:
+    """Return the settings that are searched, by name, with their ranges."""
+    found: Space = {
+        "learning_rate": Range(3e-4, 1e-2, 3e-3, log=True),
+        "weight_decay": Range(1e-4, 0.5, 0.05, log=True),
+        "batch_size": Choice((128, 64, 256)),
+        "warmup": Range(0.0, 0.2, 0.05),
+        "activation": Choice(("GELU", "ReLU", "LeakyReLU")),
+        "normalization": Choice(
+            ("rms", "layer", "none") if study.conv else ("norm 20", "norm 10", "rms", "layer", "none")
+        ),
+        "augmentation": Choice(study.augmentations),
+    }
+    if algorithm == "bp":
+        return found | {"label_smoothing": Range(0.0, 0.2, 0.0)}
+    if algorithm == "channels":
+        heads = ("pooled head", "patches") if study.conv else ()
+        found["goodness"] = Choice(("channels", "mean", "head", *heads))
+    elif not study.conv or algorithm == "intff":
+        found["wrong_labels"] = Choice((3, 1) if study.conv else (9, 1, 3))  # convolutions read every one
+    return found | {
+        "threshold_weight": Range(0.0, 1.0, 0.1),
+        "collaboration": Range(0.0, 1.0, 0.0),
+        "temperature": Range(0.1, 2.0, 1.0, log=True),
+    }
+
+
+def candidate_votes(count: int) -> list[list[int]]:
+    """Return the votes that a trial compares: the last units down to the first, and each unit alone."""
+    everyone = list(range(count))
+    return [everyone[k:] for k in everyone] + [[k] for k in everyone[:-1]]
+
+
+def _units(study: Study, algorithm: str, activation: str) -> list[HiddenUnit]:
+    if not study.conv:
+        widths = (
+            [[w] for unit in study.units for w in unit] if algorithm == "ff" else [list(unit) for unit in study.units]
+        )
+        return [DenseUnit(own, activation=activation, initialization="kaiming_normal") for own in widths]
+    if algorithm != "ff":
+        return [ConvUnit(list(unit), norm="batch", activation=activation, channels_last=True) for unit in study.units]
+    layers = [(width, 2 if k == len(unit) - 1 else 1) for unit in study.units for k, width in enumerate(unit)]
+    return [
+        ConvUnit([width], pool=pool, norm="batch", activation=activation, channels_last=True) for width, pool in layers
+    ]
+
+
+def make(
+    study: Study, algorithm: str, settings: Settings, data_dir: str, vote: Sequence[int] | None = None, **options: Any
+) -> tuple[Network, PairedDataModule]:
+    """Make the module and the datamodule of some settings.
+
+    Args:
+        study: Network and data.
+        algorithm: One of :data:`ALGORITHMS`.
+        settings: A value for each name of :func:`space`.
+        data_dir: Folder of the data.
+        vote: Numbers of the units that classify; ``None`` takes all.
+        **options: Further arguments of the datamodule.
+    """
+    wrong = settings.get("wrong_labels")
+    data = study.data(
+        data_dir=data_dir,
+        batch_size=settings["batch_size"],
+        augmentation=augmentation(settings["augmentation"]),
+        negatives=None if wrong is None else WrongLabels(wrong),
+        **options,
+    )
+    rates = {"lr": settings["learning_rate"], "weight_decay": settings["weight_decay"]}
+    schedule: dict[str, Any] = {
+        "optimizer": functools.partial(torch.optim.AdamW, **rates, fused=True),
+        "scheduler": functools.partial(CosineDecay, warmup=settings["warmup"]),
+    }
+    units, normalization = (
+        _units(study, algorithm, settings["activation"]),
+        _NORMALIZATIONS[settings["normalization"]](),
+    )
+    if algorithm == "bp":
+        body = UnitChain(units, normalization=normalization)
+        return BackpropModule(body, label_smoothing=settings["label_smoothing"], **schedule), data
+    by_class = wrong is None
+    module = IntFFModule(
+        units,
+        encoder=None if by_class else FourierPattern() if study.conv else LabelOverlay(),
+        normalization=normalization,
+        goodness=_GOODNESS[settings.get("goodness", "channels")]() if by_class else None,
+        loss=LabelCrossEntropy(
+            threshold_weight=settings["threshold_weight"],
+            collaboration=settings["collaboration"],
+            temperature=settings["temperature"],
+        ),
+        vote=None if vote is None else list(vote),
+        **schedule,
+    )
+    return module, data
