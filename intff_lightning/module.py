@@ -7,6 +7,7 @@ For unit k with input x (the output of unit k - 1, detached), on positive and ne
 No gradient crosses the border of a unit; inside a unit there is ordinary, shallow backpropagation.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
 from intff_lightning.network import StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories
 from intff_lightning.pairs import PairedBatch, image_and_target
-from intff_lightning.passes import backward_in_parts, in_parts, refuse_batch_statistics
+from intff_lightning.passes import PartedPass, in_parts, refuse_batch_statistics
 from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
 from intff_lightning.voting import Ballots
@@ -98,8 +99,9 @@ class IntFFModule(UnitTrainer):
         gradient_clip_val: Clips the gradients of each unit by itself; ``None`` leaves it to the Trainer's flag.
         gradient_clip_algorithm: ``norm`` or ``value``.
         chunk_size: Network inputs (images times labels) that a unit reads at a time in training, which bounds the
-            memory of activations for any number of negatives. The gradients are the same, and activations are computed
-            twice. ``None`` reads all at once.
+            memory of activations for any number of negatives and units. The gradients are the same. Losses that compare
+            the goodness of several inputs (all but ``SoftplusLoss``) need one more forward pass. ``None`` reads all at
+            once.
         compile: Compile each unit with ``torch.compile``; checkpoints are the same with and without.
         vote: Numbers of the units whose goodness is summed to classify; ``None`` takes all.
         vote_weights: Weights of the voting units' goodness in the sum, in the order of ``vote``; ``None`` is 1 each.
@@ -203,15 +205,15 @@ class IntFFModule(UnitTrainer):
     def training_step(self, batch: Any, batch_idx: int) -> StepOutput:
         """Train every unit on one batch; ``global_step`` rises by one."""
         passage = self.begin(batch)  # x: positive and negative inputs at once
-        for group in self.groups:  # one unit after another, or all at once (update: joint)
-            if self.chunk_size is not None:
-                self.train_in_chunks(group[0], passage, batch_idx, self.chunk_size)
-                continue
-            for turn in range(self.inner_steps):
-                loss = self.forward_units(group, passage, turn)  # h = f(normalize(x)), L = local loss of g(h)
-                self.backward_units(loss, group, batch_idx)  # dL/dW, inside the unit
-                self.step_units(group, turn, batch_idx)  # one step of the unit's own optimizer
-            self.finish_units(group, passage)  # the next unit's x is h, detached
+        if self.chunk_size is not None:
+            self.train_in_chunks(passage, batch_idx, self.chunk_size)
+        else:
+            for group in self.groups:  # one unit after another, or all at once (update: joint)
+                for turn in range(self.inner_steps):
+                    loss = self.forward_units(group, passage, turn)  # h = f(normalize(x)), L = local loss of g(h)
+                    self.backward_units(loss, group, batch_idx)  # dL/dW, inside the unit
+                    self.step_units(group, turn, batch_idx)  # one step of the unit's own optimizer
+                self.finish_units(group, passage)  # the next unit's x is h, detached
         self.finish_steps(batch_idx)  # those that wait for gradients of other processes
         outputs = self.outputs(passage)
         self.record_losses(outputs.unit_loss, len(passage.batch.target), batch_idx)
@@ -260,22 +262,23 @@ class IntFFModule(UnitTrainer):
                 passage.hand_over(h, loss, g, earlier)
         return sum(losses[1:], losses[0])
 
-    def train_in_chunks(self, k: int, passage: Passage, batch_idx: int, size: int) -> None:
-        """Train unit k on at most ``size`` inputs at a time, see :func:`~intff_lightning.passes.backward_in_parts`."""
-        refuse_batch_statistics(k, self.units[k])
-        if self.stage is not None:
-            self.stage.at(k)
-        parts, earlier = passage.inputs.pop(k), passage.earlier.pop(k)
+    def train_in_chunks(self, passage: Passage, batch_idx: int, size: int) -> None:
+        """Train the units of this process on at most ``size`` inputs at a time, with the gradients of all at once."""
+        units = {k: self.units[k] for k in self.own_units}
+        refuse_batch_statistics(units)
+        parts, earlier = passage.inputs.pop(self.own_units[0]), passage.earlier[self.own_units[0]]
         if not isinstance(parts, list):
             parts = in_parts(parts, size)
-        h, loss, g = backward_in_parts(
-            self.units[k],
-            parts,
-            lambda g: self.loss_of(k, g, passage.batch, earlier),
-            lambda loss, first, last: self.backward_units(loss, [k], batch_idx, first, last),
-        )
-        self.step_units([k], 0, batch_idx)
-        passage.hand_over(h, loss, g, earlier)
+        keeps_outputs = self.stage is not None and not self.stage.last
+        loss_of = functools.partial(self.loss_of, batch=passage.batch)
+        parted = PartedPass(units, parts, earlier, loss_of, self.stage, keeps_outputs)
+        for k, loss, first, last in parted.losses():
+            self.backward_units(loss, [k], batch_idx, first, last)
+            if last:
+                self.step_units([k], 0, batch_idx)
+        for k, earlier in parted.earlier():
+            g = parted.goodness[k]
+            passage.hand_over(parted.outputs, loss_of(k, g, earlier), g, earlier)
 
     def finish_units(self, units: Sequence[int], passage: Passage) -> None:
         """Free the inputs of these units; with ``handover: after``, pass on activations from after their steps."""
@@ -299,9 +302,9 @@ class IntFFModule(UnitTrainer):
             Scalar loss, and the goodness of all inputs in their order, or ``(B, C)`` by class.
         """
         g = self.units[k].goodness(h)
-        return self.loss_of(k, g, batch, earlier), g
+        return self.loss_of(k, g, earlier, batch), g
 
-    def loss_of(self, k: int, g: Tensor, batch: PairedBatch, earlier: Tensor | None) -> Tensor:
+    def loss_of(self, k: int, g: Tensor, earlier: Tensor | None, batch: PairedBatch) -> Tensor:
         """Return the local loss of unit k for the goodness of all inputs, see :meth:`local_loss`."""
         context = None if earlier is None else self.goodness_pair(earlier, batch)
         loss: Tensor = self.units[k].loss(*self.goodness_pair(g, batch), batch.target, context)

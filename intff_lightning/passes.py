@@ -1,6 +1,8 @@
-"""A unit's gradients from a few network inputs at a time, so that its memory does not grow with their number."""
+"""A few network inputs at a time, so that the memory of activations does not grow with their number."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelledImages
 from intff_lightning.randomness import device_states, replaying
+from intff_lightning.stage import Stage
 from intff_lightning.units import HiddenUnit
 
 
@@ -33,89 +36,114 @@ def in_parts(x: Tensor | LabelledImages, size: int) -> list[Tensor] | list[Label
     return parts
 
 
-def refuse_batch_statistics(k: int, unit: HiddenUnit) -> None:
-    """Refuse unit k if its activations depend on which inputs it reads at once.
+def refuse_batch_statistics(units: Mapping[int, HiddenUnit]) -> None:
+    """Refuse units whose activations for an input depend on the other inputs of a pass.
 
     Raises:
-        ConfigurationError: It has batch normalization in training mode.
+        ConfigurationError: A unit has batch normalization in training mode.
     """
     norms = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-    if any(isinstance(layer, norms) and layer.training for layer in unit.modules()):
-        raise ConfigurationError(
-            f"unit_{k} has batch normalization, whose statistics are over all labels: leave chunk_size out, "
-            "or use another norm (group)."
-        )
+    for k, unit in units.items():
+        if any(isinstance(layer, norms) and layer.training for layer in unit.modules()):
+            raise ConfigurationError(
+                f"unit_{k} has batch normalization, whose statistics are over all labels: leave chunk_size out, "
+                "or use another norm (group)."
+            )
 
 
-class _Reader:
-    """Reads parts of a unit's inputs, with the same random numbers (dropout) whenever it reads a part again."""
+class PartedPass:
+    """A training pass through consecutive units in parts; a part goes through all units before the next one starts.
 
-    def __init__(self, unit: HiddenUnit) -> None:
-        self.unit, self.device = unit, next(unit.parameters()).device
-        self._states: dict[int, list[Tensor]] = {}
-
-    def __call__(self, number: int, part: Any) -> Tensor:
-        """Return the activations for the part of this number."""
-        if number in self._states:
-            with replaying(self._states[number], self.device):
-                again: Tensor = self.unit(part)
-            return again
-        self._states[number] = device_states(self.device)
-        h: Tensor = self.unit(part)
-        return h
-
-
-def backward_in_parts(
-    unit: HiddenUnit,
-    parts: list[Any],
-    loss_of: Callable[[Tensor], Tensor],
-    backward: Callable[[Tensor, bool, bool], None],
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Compute a unit's gradients from parts of its inputs: those of all inputs at once (Gao et al. 2021, GradCache).
-
-    The loss gives its gradient by each goodness, and one part after another brings that to the parameters and is freed.
-    If the gradient depends on all goodness (not :attr:`~intff_lightning.local.LocalLoss.separable`), this takes a
-    forward pass before. Images under labels are small, so the first unit computes the activations that it hands over
-    when its gradients are done.
+    All that the backward pass of a part needs of the other parts is the gradient of the local loss by its goodness (Gao
+    et al. 2021, GradCache). If that depends on the goodness of other inputs (not
+    :attr:`~intff_lightning.local.LocalLoss.separable`), all parts go through the units once before, with the same
+    random draws (dropout).
 
     Args:
-        unit: The unit.
-        parts: Its inputs, see :func:`in_parts`. The list is emptied, and each part is freed when it was read.
-        loss_of: Maps the goodness of all inputs ``(N,)`` to the local loss.
-        backward: Called with a scalar, and whether it is that of the first and of the last part; it adds the gradients
-            of the scalar to those of the parameters.
+        units: The units by number, in order.
+        parts: Inputs of the first of them, see :func:`in_parts`.
+        earlier: Summed goodness ``(N,)`` of the units before them, or ``None``.
+        loss_of: Maps the number of a unit, its goodness ``(N,)`` and that of the earlier units to its local loss.
+        stage: Stage of a pipeline that holds the units, or ``None``. It seeds every unit for every part.
+        keeps_outputs: Whether the activations of the last unit are needed.
 
-    Returns:
-        The activations in parts, the local loss, and the goodness ``(N,)`` of all inputs, all detached.
+    Attributes:
+        goodness: Goodness of all inputs ``(N,)``, by unit.
+        outputs: Activations of the last unit, in parts.
     """
-    sizes, read, late = [part.shape[0] for part in parts], _Reader(unit), isinstance(parts[0], LabelledImages)
-    again = list(parts) if late else []
-    handed: list[Tensor] = []
 
-    def slopes(g: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(
+        self,
+        units: Mapping[int, HiddenUnit],
+        parts: list[Any],
+        earlier: Tensor | None,
+        loss_of: Callable[[int, Tensor, Tensor | None], Tensor],
+        stage: Stage | None,
+        keeps_outputs: bool,
+    ) -> None:
+        self.units, self.parts, self.loss_of, self.stage = units, parts, loss_of, stage
+        self.first_earlier, self.keeps_outputs = earlier, keeps_outputs
+        self.goodness: dict[int, Tensor] = {}
+        self.outputs: list[Tensor] = []
+        ends = list(itertools.accumulate(part.shape[0] for part in parts))
+        self._places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        self._states: dict[int, list[Tensor]] = {}
+
+    def losses(self) -> Iterator[tuple[int, Tensor, bool, bool]]:
+        """Yield for each part and unit a scalar; for a unit, their gradients add up to those of its local loss.
+
+        Yields:
+            Number of the unit, the scalar, and whether it is of the first and of the last part.
+        """
+        slopes: dict[int, Tensor] = {}
+        if not all(unit.loss.separable for unit in self.units.values()):
+            with torch.no_grad():
+                for number in range(len(self.parts)):
+                    for _ in self._through(number):
+                        pass
+            slopes = {k: self._slope(k, earlier) for k, earlier in self.earlier()}
+        for number, place in enumerate(self._places):
+            first, last = number == 0, place is self._places[-1]
+            for (k, h, g), (_, earlier) in zip(self._through(number), self.earlier(), strict=True):
+                slope = slopes[k] if slopes else self._slope(k, earlier)
+                if self.keeps_outputs and k == max(self.units):
+                    self.outputs.append(h.detach())
+                yield k, (g * slope[place]).sum(), first, last
+
+    def earlier(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Yield the number of each unit, and the summed goodness ``(N,)`` of those before it, as far as it is known."""
+        total = self.first_earlier
+        for k in self.units:
+            yield k, total
+            total = self.goodness[k] if total is None else total + self.goodness[k]
+
+    def _slope(self, k: int, earlier: Tensor | None) -> Tensor:
+        """Return the gradient ``(N,)`` of the local loss of unit k by its goodness."""
         with torch.enable_grad():
-            loss = loss_of(g.requires_grad_())
-            return loss.detach(), torch.autograd.grad(loss, [g])[0]
+            g = self.goodness[k].detach().requires_grad_()
+            return torch.autograd.grad(self.loss_of(k, g, earlier), [g])[0]
 
-    g: Tensor | None = None
-    if not unit.loss.separable:
-        with torch.no_grad():
-            g = torch.cat([unit.goodness(read(number, part)) for number, part in enumerate(parts)])
-        loss, slope = slopes(g)
-    end = 0
-    for number, size in enumerate(sizes):
-        h = read(number, parts.pop(0))
-        own = unit.goodness(h)
-        start, end = end, end + size
-        if unit.loss.separable:
-            g = own.new_zeros(sum(sizes)) if g is None else g.detach()
-            g[start:end] = own.detach()
-            loss, slope = slopes(g)
-        backward((own * slope[start:end]).sum(), number == 0, not parts)
-        if not late:
-            handed.append(h.detach())
-        del h, own
-    with torch.no_grad():
-        handed += [read(number, part) for number, part in enumerate(again)]
-    assert g is not None  # there is a part
-    return handed, loss, g.detach()
+    def _through(self, number: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each unit's number, activations and goodness of a part; no gradient goes to the unit before."""
+        place = self._places[number]
+        with self._same_draws(number):
+            x = self.parts[number]
+            for k, unit in self.units.items():
+                if self.stage is not None:
+                    self.stage.at(k, number)
+                x = unit(x)
+                g = unit.goodness(x)
+                if k not in self.goodness:
+                    self.goodness[k] = g.new_zeros(self._places[-1].stop)
+                self.goodness[k][place] = g.detach()
+                yield k, x, g
+                x = x.detach()
+
+    def _same_draws(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Repeat the random numbers of the first time that a part goes through the units."""
+        device = next(next(iter(self.units.values())).parameters()).device
+        if number in self._states:
+            return replaying(self._states[number], device)
+        if self.stage is None:
+            self._states[number] = device_states(device)
+        return contextlib.nullcontext()
