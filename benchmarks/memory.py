@@ -30,7 +30,7 @@ from benchmarks.opponents import (
     JOINT,
     MICRO_BATCHES,
     NINE,
-    NINE_IN_PASSES,
+    NINE_IN_CHUNKS,
     Network,
     Rule,
     train,
@@ -57,7 +57,7 @@ RULES = [
     Rule("IntFF immediate, 4 micro-batches", IMMEDIATE.make, micro_batches=4),
     BY_CLASS,
     NINE,
-    NINE_IN_PASSES,
+    NINE_IN_CHUNKS,
 ]
 
 

@@ -103,8 +103,8 @@ class Rule:
 IMMEDIATE = Rule("IntFF immediate", lambda network: network.intff())
 JOINT = Rule("IntFF joint", lambda network: network.intff(update="joint"))
 NINE = Rule("IntFF, nine wrong labels", IMMEDIATE.make, wrong_labels=9)
-NINE_IN_PASSES = Rule(
-    "IntFF, nine wrong labels, in passes",
+NINE_IN_CHUNKS = Rule(
+    "IntFF, nine wrong labels, in chunks",
     lambda network: network.intff(chunk_size=16 if network.conv else 64),
     wrong_labels=9,
 )

@@ -17,6 +17,7 @@ RUNS = [
     ("immediate", 4, WrongLabels),
     ("joint", 1, WrongLabels),
     ("joint", 4, HardLabels),
+    ("immediate", 3, WrongLabels, {"chunk_size": 20, "vote_weights": "validation"}),
 ]
 
 
@@ -49,12 +50,13 @@ class Bytes(L.Callback):
         torch.distributed.all_reduce = self.plain
 
 
-def train(world, update, units, source):
+def train(world, update, units, source, options=None):
     """Fit and test; returns the weights, the metrics, the number of steps, and the bytes reduced per batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-        module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], update=update, optimizer=optimizer).double()
+        options = {"update": update, "optimizer": optimizer, **(options or {})}
+        module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], **options).double()
         data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
         sent, callbacks = Bytes(), [GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)]
         trainer = L.Trainer(

@@ -160,12 +160,16 @@ def test_memory(tmp_path):
     rows = _run("memory", tmp_path)()
     for suffix in ("md", "png"):
         assert (tmp_path / f"memory.{suffix}").stat().st_size
-    assert len(rows) == 3 * 8
+    assert len(rows) == 3 * 10
     for row in rows:  # from two units to four
-        if row["rule"] in ("IntFF immediate", "IntFF by class"):
+        if row["rule"] in ("IntFF immediate", "IntFF by class", "IntFF, nine wrong labels, in chunks"):
             assert row["growth %"] < 5
         if row["rule"] in ("IntFF joint", "BP"):
             assert row["growth %"] > 5
+    peaks = {(row["network"], row["rule"]): row["4 units, MB"] for row in rows}
+    for network in {network for network, _ in peaks}:
+        assert peaks[network, "IntFF, nine wrong labels, in chunks"] < 1.5 * peaks[network, "IntFF immediate"]
+        assert peaks[network, "IntFF, nine wrong labels"] > 3 * peaks[network, "IntFF immediate"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,8 @@ def test_two_processes_equal_one(number, of_two):
     (first, theirs, steps_of_two, _), (second, *_) = (results[number] for results in of_two)
     for name, weight in one.items():
         assert torch.equal(first[name], second[name])
-        assert (first[name] - weight).abs().max() <= 1e-9 * weight.abs().max()
+        tolerance = 1e-5 if name == "fitted_vote" else 1e-9  # float32
+        assert (first[name] - weight).abs().max() <= tolerance * weight.abs().max()
     assert steps == steps_of_two == 2 * (1257 // 48)
     assert ours.keys() == theirs.keys()
     probe = "test/probe_accuracy"  # its batches' statistics are those of one process
@@ -36,4 +37,5 @@ def test_two_processes_equal_one(number, of_two):
 @pytest.mark.parametrize("number", range(len(ddp_runs.RUNS)))
 def test_a_batch_reduces_every_gradient_once_whatever_the_schedule(number, of_two):
     for weights, _, _, sent in (results[number] for results in of_two):
-        assert sent[:20] == [sum(weight.numel() * weight.element_size() for weight in weights.values())] * 20
+        trained = [weight for name, weight in weights.items() if name != "fitted_vote"]
+        assert sent[:20] == [sum(weight.numel() * weight.element_size() for weight in trained)] * 20

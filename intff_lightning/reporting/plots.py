@@ -30,6 +30,8 @@ STYLES: list[dict[str, Any]] = [
         ("#56b4e9", "P", (0, (1, 3))),
         ("#d55e00", "X", (0, (3, 1, 1, 1))),
         ("#7f7f7f", "*", (0, (4, 2, 1, 2, 1, 2))),
+        ("#882255", "p", (0, (8, 2))),
+        ("#999933", "h", (0, (2, 2))),
     )
 ]
 """The one palette: colours, markers and dashes of lines, which can also be told apart in grey."""
