@@ -205,10 +205,23 @@ def test_shipped_settings_won_their_studies(name, algorithm):
     assert len(set(counts.values())) == 1
     best = tuning.winner(trials, algorithm)
     assert (won["settings"], won["vote"]) == (best["settings"], best["vote"])
-    if STUDIES[name].conv and algorithm == "channels":
+    if STUDIES[name].conv and algorithm in ("channels", "bp"):
         module, _ = make(STUDIES[name], algorithm, won["settings"], "data", vote=won["vote"])
-        shipped = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["model"]
+        shipped = _config(name if algorithm == "channels" else f"{name}_bp")["model"]
         assert _plain(shipped) == _plain(lean(to_recipe(module)))
+
+
+def _config(name):
+    return yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.conv])
+def test_the_baseline_of_a_config_has_its_network_and_data(name):
+    ours, theirs = _config(name), _config(f"{name}_bp")
+    assert ours["model"]["init_args"]["units"] == theirs["model"]["init_args"]["body"]["init_args"]["units"]
+    assert ours["trainer"] == theirs["trainer"]
+    (kind, options), (other, others) = ((c["data"]["class_path"], c["data"]["init_args"]) for c in (ours, theirs))
+    assert (kind, options["augmentation"]) == (other, others["augmentation"])
 
 
 def _plain(recipe):
