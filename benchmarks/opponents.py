@@ -105,7 +105,7 @@ JOINT = Rule("IntFF joint", lambda network: network.intff(update="joint"))
 NINE = Rule("IntFF, nine wrong labels", IMMEDIATE.make, wrong_labels=9)
 NINE_IN_CHUNKS = Rule(
     "IntFF, nine wrong labels, in chunks",
-    lambda network: network.intff(chunk_size=16 if network.conv else 64),
+    lambda network: network.intff(chunk_size=32 if network.conv else 256),
     wrong_labels=9,
 )
 BY_CLASS = Rule("IntFF by class", lambda network: network.intff(ChannelGoodness))
