@@ -66,8 +66,12 @@ class LabelClassifier(Freezable, Network):
         self._vote, self._vote_weights = vote, vote_weights
         if self.fits_votes:
             self.register_buffer("fitted_vote", torch.ones(len(self.vote)))
-        elif vote_weights is not None and (isinstance(vote_weights, str) or min(vote_weights, default=0) < 0):
-            raise ConfigurationError(f"vote_weights={vote_weights}: validation, or numbers of 0 or more, are needed.")
+        elif vote_weights is not None and (
+            isinstance(vote_weights, str) or min(vote_weights, default=0) < 0 or not any(vote_weights)
+        ):
+            raise ConfigurationError(
+                f"vote_weights={vote_weights}: validation, or numbers of 0 or more and not all 0, are needed."
+            )
         self.vote_weights()  # refuses a wrong number of them
         self.sweep_size = sweep_size
         self.stage: Stage | None = None

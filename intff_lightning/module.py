@@ -279,6 +279,7 @@ class IntFFModule(UnitTrainer):
         for k, earlier in parted.earlier():
             g = parted.goodness[k]
             passage.hand_over(parted.outputs, loss_of(k, g, earlier), g, earlier)
+            self.finish_units([k], passage)
 
     def finish_units(self, units: Sequence[int], passage: Passage) -> None:
         """Free the inputs of these units; with ``handover: after``, pass on activations from after their steps."""
@@ -344,6 +345,13 @@ class IntFFModule(UnitTrainer):
         outputs = self.outputs(passage)
         self.log(f"{stage}/loss", outputs.loss, batch_size=len(passage.batch.target), sync_dist=True)
         return outputs
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        trainer = self.trainer
+        empty = trainer.val_dataloaders is not None and not sum(trainer.num_val_batches)
+        if self.fits_votes and (empty or not trainer.enable_validation):
+            raise ConfigurationError("vote_weights=validation has no effect: this run has no validation. Leave it out.")
 
     def on_validation_epoch_start(self) -> None:
         """Collect the votes of a validation in a run, if their weights are fitted on it."""

@@ -144,6 +144,6 @@ class PartedPass:
         device = next(next(iter(self.units.values())).parameters()).device
         if number in self._states:
             return replaying(self._states[number], device)
-        if self.stage is None:
+        if self.stage is None and not torch.is_grad_enabled():  # it will go again
             self._states[number] = device_states(device)
         return contextlib.nullcontext()

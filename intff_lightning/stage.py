@@ -35,7 +35,7 @@ class Stage(Protocol):
         """Whether this stage knows all units: their goodness and losses arrive there."""
 
     def at(self, k: int, turn: int = 0) -> None:
-        """Note that unit k begins to compute. ``turn`` is the number of the inner step."""
+        """Note that unit k begins to compute. ``turn`` is the number of the inner step, or of the chunk."""
 
     def receive(self, batch: PairedBatch) -> list[Tensor]:
         """Return what the stage before has sent for a batch."""

@@ -27,6 +27,8 @@ from intff_lightning.samples import Reader, check_labels, check_pixels
 
 Part = Literal["train", "val", "test", "predict"]
 PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
+OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers", "cache")
+"""Options of data sets and their loaders."""
 
 Stage = Literal["fit", "validate", "test", "predict"]
 

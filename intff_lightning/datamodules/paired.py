@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.corruptions import Corruption
-from intff_lightning.datamodules.datasets import PARTS, DatasetDataModule, Part, PartDataModule
+from intff_lightning.datamodules.datasets import OF_DATASETS, PARTS, DatasetDataModule, Part, PartDataModule
 from intff_lightning.datamodules.loading import (
     IndexedBatch,
     InMemoryDataset,
@@ -32,9 +32,6 @@ from intff_lightning.negatives import NegativeSource, WrongLabels, check_negativ
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
-
-_OF_DATASETS = (*PARTS, "batch_size", "val_size", "val_seed", "num_workers", "cache")
-"""Options of data sets and their loaders."""
 
 
 class PairedDataModule(Recorded, PartDataModule):
@@ -129,8 +126,8 @@ class PairedDataModule(Recorded, PartDataModule):
     def _check_effects(self, datamodule: L.LightningDataModule | None) -> None:
         """Refuse options that were given and would have no effect."""
         if datamodule is not None:
-            self.refuse(_OF_DATASETS, f"{self._name} has its own data and loaders, so set it there")
-            for name in _OF_DATASETS:  # the command line records defaults, which are not in force
+            self.refuse(OF_DATASETS, f"{self._name} has its own data and loaders, so set it there")
+            for name in OF_DATASETS:  # the command line records defaults, which are not in force
                 self.hparams.pop(name, None)
         if type(self).load is not PairedDataModule.load:
             self.refuse(("datamodule", *PARTS), f"{type(self).__name__} reads its own data")
@@ -166,7 +163,11 @@ class PairedDataModule(Recorded, PartDataModule):
         return count
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
-        """Return the data set of a part, or ``None``; a ConfigurationError if another datamodule has the data."""
+        """Return the data set of a part, or ``None`` if there is none.
+
+        Raises:
+            ConfigurationError: The data are those of another datamodule.
+        """
         if not isinstance(self.inner, DatasetDataModule):
             raise ConfigurationError(f"the data sets are those of {type(self.inner).__name__}: ask it for them.")
         return self.inner.dataset(part)
