@@ -79,7 +79,7 @@ def test_every_choice_makes_a_network_with_the_same_layers(name, algorithm):
                 assert _built(module, shape)(torch.rand(2, *shape)).shape == (2, classes)
     _built(module, shape)
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    layers = [layer for part in module.modules() if isinstance(part, kinds) for layer in (part,)]
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
     widths = [width for unit in study.units for width in unit]
     assert [layer.weight.shape[0] for layer in layers] == widths + ([10] if algorithm == "bp" else [])
 

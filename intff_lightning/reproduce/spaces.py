@@ -42,7 +42,7 @@ ALGORITHMS = {
     "ff": "FF: units of one layer",
     "bp": "backpropagation",
 }
-"""The algorithms that are compared. FF has labels in the image of a dense network, and goodness by class else."""
+"""The algorithms that are compared. FF has labels in the image of a dense network, and goodness by class otherwise."""
 
 Settings = Mapping[str, Any]
 """Values by the names of :func:`space`, and ``vote``, which a trial chooses by itself."""
