@@ -356,7 +356,7 @@ class LabelEmbedding(Freezable, LabelEncoder):
     """
 
     weight: nn.Parameter | None
-    """Patterns ``(num_classes, *image)``, made by :meth:`setup`."""
+    """Patterns ``(num_classes, *image)``, made by :meth:`LabelEncoder.setup`."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()

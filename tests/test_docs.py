@@ -19,6 +19,11 @@ from conftest import ROOT
 from scipy.stats import ttest_ind
 from torch.distributed.run import get_args_parser
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest needs it, too
+
 from intff_lightning import report
 from intff_lightning.cli import main
 from intff_lightning.reproduce import command as reproduce
@@ -29,7 +34,7 @@ SITE = sorted(page for page in DOCS.rglob("*.md") if "results" not in page.relat
 PAGES = [ROOT / "README.md", CONTRIBUTING, *SITE]
 DIGITS = "configs/digits.yaml"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-PROGRAMS = ("python", "intff", "torchrun", "pip", "mkdocs")
+PROGRAMS = ("python", "intff", "torchrun", "pip", "git")
 # figures of an audit outside this repository, which the pages name as such
 AUDIT = {"98.92", "98.79", "97.69", "94.32"}
 # what a reader fills in
@@ -129,7 +134,13 @@ def _benchmarks(arguments, capsys):
     assert Path(vars(parsed).get("config") or DIGITS).is_file()
 
 
+def _zensical(arguments, capsys):
+    assert arguments[0] in ("build", "serve")
+    assert set(arguments[1:]) <= {"--strict"}
+
+
 MODULES = {
+    "zensical": _zensical,
     "intff_lightning": _cli,
     "intff_lightning.reproduce": _reproduce,
     "intff_lightning.report": _report,
@@ -163,7 +174,7 @@ def accept(command, capsys):
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
         assert set(extras.split(",") if extras else []) <= set(known), command
     else:
-        assert program in ("pytest", "mkdocs", "pre-commit", "bash"), f"no check is known for: {command}"
+        assert program in ("pytest", "git", "pre-commit", "bash"), f"no check is known for: {command}"
     ACCEPTED.add(command)
 
 
@@ -385,7 +396,7 @@ def _cells(line):
 
 @pytest.fixture(scope="module")
 def results():
-    return runpy.run_path(str(DOCS / "extensions/results.py"))["on_page_markdown"]
+    return runpy.run_path(str(DOCS / "extensions/results.py"))["replaced"]
 
 
 @each_page
@@ -466,6 +477,12 @@ def test_the_comparisons_of_reproducing_are_those_of_the_results():
         assert all(f"{gain:.2f}" in (DOCS / "reproducing.md").read_text() for gain in gains)
 
 
+def test_pictures_of_results_are_links_to_them():
+    """The builder follows links to files, but not links to folders."""
+    for path in (DOCS / "results").rglob("*.png"):
+        assert path.readlink() == Path("../../..", path.relative_to(DOCS))
+
+
 def test_every_page_has_its_place_in_the_navigation():
     def paths(entry):
         if isinstance(entry, str):
@@ -474,5 +491,5 @@ def test_every_page_has_its_place_in_the_navigation():
             for inner in entry.values() if isinstance(entry, dict) else entry:
                 yield from paths(inner)
 
-    nav = list(paths(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    nav = list(paths(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
     assert sorted(nav) == sorted(str(page.relative_to(DOCS)) for page in SITE)

@@ -26,7 +26,7 @@ class Sphinx(Extension):
                 thing.docstring.value = self._markdown(thing.docstring.value, thing)
 
     def _markdown(self, text: str, thing: Object) -> str:
-        text = _DISPLAY.sub(lambda m: f"\n{m[1]}{convert(' '.join(m[2].split()), display='block')}\n", text)
+        text = _DISPLAY.sub(lambda m: f"\n{m[1]}<div class='formula'>{_display(m[2])}</div>\n", text)
         text = _FORMULA.sub(lambda m: convert(m[1]), text)
         text = _DOCTEST.sub(lambda m: f"```pycon\n{m[0]}\n```", text)
         return _ROLE.sub(lambda m: self._link(m[2], bool(m[1]), thing), text)
@@ -42,6 +42,10 @@ class Sphinx(Extension):
         # pages of other packages are elsewhere, and private names have no page
         known = not target.startswith(("torch.", ".")) and not (last or first).startswith("_")
         return f"[`{text}`][{target}]" if known else f"`{text}`"
+
+
+def _display(formula: str) -> str:
+    return convert(" ".join(formula.split()), display="block")
 
 
 def _within(thing: Object) -> Iterator[Object]:

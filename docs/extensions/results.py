@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 
 _ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^( *)```results\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -36,8 +38,25 @@ _WORDS = {
 }
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the fences of a page; MkDocs calls this for every page."""
+class Results(Extension):
+    """Replaces the fences of a page before its other fences are read."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        md.preprocessors.register(_Fences(md), "results", priority=28)  # superfences has 25
+
+
+class _Fences(Preprocessor):
+    def run(self, lines: list[str]) -> list[str]:
+        return replaced("\n".join(lines)).split("\n")
+
+
+def makeExtension(**options: Any) -> Results:
+    """Return the extension; Python-Markdown calls this."""
+    return Results(**options)
+
+
+def replaced(markdown: str) -> str:
+    """Return a page with tables instead of fences."""
     return _FENCE.sub(lambda fence: textwrap.indent(table(fence[2]), fence[1]), markdown)
 
 

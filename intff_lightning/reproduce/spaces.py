@@ -165,6 +165,7 @@ STUDIES = {
         **_CONV,
     ),
 }
+"""The studies by the name that ``tune`` takes."""
 
 _NORMALIZATIONS: dict[str, Callable[[], nn.Module]] = {
     "norm 20": functools.partial(UnitL2, 20),
