@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from intff_lightning import DenseUnit, IntFFModule
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, UnitProgress
+from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, TerminalReport, UnitProgress, pace
 from intff_lightning.cli import main
 
 CURSOR_HIDDEN, CURSOR_SHOWN = "\x1b[?25l", "\x1b[?25h"
@@ -42,12 +43,35 @@ def test_loss_accuracy_time_left_and_the_units(width, digits, trainer):
     text = screen.getvalue()
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in text.replace("\r", "\n").splitlines()]
     assert max(map(len, lines)) <= width
-    assert re.search(r"epoch 2/2 .* \d+/39 +loss \d\.\d{4}  val/accuracy \d+\.\d\d %  0:00:\d\d left", "\n".join(lines))
+    assert re.search(r"epoch 2/2 .* \d+/39 +loss \d\.\d{4}  val/accuracy \d+\.\d\d %", "\n".join(lines))
+    assert any(re.fullmatch(r"[\d,]+ images/s  0:00:\d\d left *", line) for line in lines)
     assert any("unit_1" in line and "%" in line for line in lines)
     assert re.fullmatch(r"epoch 2/2  loss \d\.\d{4}  val/accuracy \d+\.\d\d %  \d+\.\d s", lines[-1])
     assert text.rfind(CURSOR_SHOWN) > text.rfind(CURSOR_HIDDEN)
     shown = float(re.findall(r"val/accuracy ([\d.]+)", lines[-1])[0])
     assert shown == pytest.approx(100 * float(run.callback_metrics["val/accuracy"]), abs=0.006)
+
+
+def test_without_a_terminal_a_long_epoch_has_a_line_per_minute(digits, trainer, monkeypatch, capsys):
+    class Clock(L.Callback):
+        seconds = 0.0
+
+        def on_train_batch_start(self, *_):
+            self.seconds += 8
+
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    run = trainer(callbacks=[clock, TerminalReport()], max_epochs=2, limit_train_batches=20, log_every_n_steps=1)
+    run.fit(IntFFModule([DenseUnit([9])]), digits(batch_size=32))
+    lines = [re.sub(r"  loss [\d.]+", "", line) for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    assert lines == [
+        "epoch 1/2  batch 8/20  4 images/s  0:04:16 left",
+        "epoch 1/2  batch 16/20  4 images/s  0:03:12 left",
+        "epoch 1/2  160.0 s",
+        "epoch 2/2  batch 8/20  4 images/s  0:01:36 left",
+        "epoch 2/2  batch 16/20  4 images/s  0:00:32 left",
+        "epoch 2/2  160.0 s",
+    ]
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])

@@ -1,7 +1,6 @@
 """UnitProgress: a progress bar that shows every unit."""
 
 import math
-import time
 from typing import Any
 
 import lightning as L
@@ -9,12 +8,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from intff_lightning.callbacks.pace import Pace
 from intff_lightning.reporting.tables import epoch_name, epoch_text, metric_texts, result_table
 
 
 class UnitProgress(ProgressBar):
-    """Shows batches, loss, accuracy and remaining time, and below them the units' table of the last validation.
+    """Shows batches, loss, accuracy, images per second and remaining time, and the units' table of the last validation.
 
     The bar disappears when it is done; after training, the last epoch's line stays.
 
@@ -28,7 +29,8 @@ class UnitProgress(ProgressBar):
         self.console, self.refresh_per_second = console, refresh_per_second
         self._enabled = True
         self._live: Live | None = None
-        self._begun, self._first = 0.0, 0
+        self._pace: Pace | None = None
+        self._pace_text = Text()
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all processes but the first."""
@@ -40,42 +42,30 @@ class UnitProgress(ProgressBar):
     # ---------------------------------------------------------------- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begun, self._first = time.perf_counter(), self._done(trainer)
+        self._pace = Pace(trainer)
         self._start("training", self.total_train_batches)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._live is None:
+        if self._live is None or self._pace is None:
             return
+        self._pace.begin_epoch()
         self._bar.reset(self._task, total=_finite(self.total_train_batches))
-        self._bar.update(self._task, description=epoch_name(trainer), facts=self._facts(trainer))
+        self._bar.update(self._task, description=epoch_name(trainer), facts="  ".join(metric_texts(trainer)))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._live is not None:
-            self._bar.update(self._task, completed=batch_idx + 1)
-            if batch_idx % 10 == 0:  # reading the metrics costs more than the bar
-                self._bar.update(self._task, facts=self._facts(trainer))
+        if self._live is None or self._pace is None:
+            return
+        self._pace.count(batch)
+        self._bar.update(self._task, completed=batch_idx + 1)
+        if batch_idx % 10 == 0:  # reading the metrics costs more than the bar
+            self._bar.update(self._task, facts="  ".join(metric_texts(trainer)))
+            self._pace_text.plain = "  ".join(self._pace.texts())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._live is not None:
+        if self._live is not None and self._pace is not None:
             self._stop()
-            text = epoch_text(trainer, time.perf_counter() - self._begun, last=True)
+            text = epoch_text(trainer, self._pace.whole, last=True)
             (self.console or Console()).print(text, highlight=False)
-
-    def _facts(self, trainer: L.Trainer) -> str:
-        return "  ".join([*metric_texts(trainer), self._left(trainer)])
-
-    def _done(self, trainer: L.Trainer) -> int:
-        batches = self.total_train_batches
-        return trainer.current_epoch * int(batches) + trainer.fit_loop.batch_idx if math.isfinite(batches) else 0
-
-    def _left(self, trainer: L.Trainer) -> str:
-        """Return the time until the last epoch ends, at the pace so far."""
-        done, epochs, batches = self._done(trainer), trainer.max_epochs or -1, self.total_train_batches
-        if epochs < 0 or not math.isfinite(batches) or done <= self._first:
-            return ""
-        pace = (time.perf_counter() - self._begun) / (done - self._first)
-        seconds = round(pace * max(0, epochs * int(batches) - done))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
     # ---------------------------------------------------------------- evaluation and prediction
 
@@ -92,7 +82,7 @@ class UnitProgress(ProgressBar):
         if trainer.state.fn == "validate":
             self._stop()
         elif self._live is not None and not trainer.sanity_checking:
-            self._live.update(Group(self._bar, result_table(trainer, "val")))
+            self._live.update(Group(self._bar, self._pace_text, result_table(trainer, "val")))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start("test", sum(trainer.num_test_batches))
@@ -115,7 +105,9 @@ class UnitProgress(ProgressBar):
             console=console,
         )
         self._task = self._bar.add_task(name, total=_finite(total), facts="")
-        self._live = Live(self._bar, console=console, refresh_per_second=self.refresh_per_second, transient=True)
+        self._pace_text = Text()
+        shown = Group(self._bar, self._pace_text) if name == "training" else self._bar
+        self._live = Live(shown, console=console, refresh_per_second=self.refresh_per_second, transient=True)
         self._live.start()
 
     def _advance(self, *_: Any, **__: Any) -> None:
