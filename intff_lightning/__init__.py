@@ -14,8 +14,11 @@ Two wings, data and network, meet only in the batch. Reading order:
   ``configs``, ``reproduce`` (the paper's tables).
 """
 
+import importlib
+import importlib.util
 import sys
 import warnings
+from typing import TYPE_CHECKING, Any
 
 if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
     warnings.warn(
@@ -25,38 +28,40 @@ if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
     )
 
 from intff_lightning._version import __version__
-from intff_lightning.backprop import BackpropModule
-from intff_lightning.heads import LinearHead, PatchGoodness
-from intff_lightning.labels import (
-    FourierPattern,
-    LabelColumns,
-    LabelEmbedding,
-    LabelOverlay,
-    LabelPlanes,
-    LabelToken,
-    NoLabel,
-)
-from intff_lightning.module import IntFFModule
-from intff_lightning.negatives import (
-    GaussianNoise,
-    HardLabels,
-    HybridImages,
-    Perturbed,
-    Rotated,
-    ShuffledLabels,
-    WrongLabels,
-)
-from intff_lightning.pairs import PairedBatch
-from intff_lightning.pipeline import UnitPipelineStrategy
-from intff_lightning.units import (
-    AttentionUnit,
-    ConvUnit,
-    DenseUnit,
-    HiddenUnit,
-    RecurrentUnit,
-    TorchvisionUnit,
-    split,
-)
+
+if TYPE_CHECKING:
+    from intff_lightning.backprop import BackpropModule
+    from intff_lightning.heads import LinearHead, PatchGoodness
+    from intff_lightning.labels import (
+        FourierPattern,
+        LabelColumns,
+        LabelEmbedding,
+        LabelOverlay,
+        LabelPlanes,
+        LabelToken,
+        NoLabel,
+    )
+    from intff_lightning.module import IntFFModule
+    from intff_lightning.negatives import (
+        GaussianNoise,
+        HardLabels,
+        HybridImages,
+        Perturbed,
+        Rotated,
+        ShuffledLabels,
+        WrongLabels,
+    )
+    from intff_lightning.pairs import PairedBatch
+    from intff_lightning.pipeline import UnitPipelineStrategy
+    from intff_lightning.units import (
+        AttentionUnit,
+        ConvUnit,
+        DenseUnit,
+        HiddenUnit,
+        RecurrentUnit,
+        TorchvisionUnit,
+        split,
+    )
 
 __all__ = [
     "AttentionUnit",
@@ -88,3 +93,17 @@ __all__ = [
     "__version__",
     "split",
 ]
+
+if not TYPE_CHECKING:  # or every other name would pass for one of the package
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is asked for: torch and Lightning take seconds, which help and versions do not need."""
+        if name in __all__:
+            for place in ("units", "labels", "negatives", "heads", "pairs", "module", "backprop", "pipeline"):
+                found = vars(importlib.import_module(f"{__name__}.{place}"))
+                if name in found:
+                    globals()[name] = found[name]
+                    return found[name]
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

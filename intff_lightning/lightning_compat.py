@@ -1,10 +1,12 @@
-"""Every use of a private attribute of Lightning, torch or argparse, in one place.
+"""Every use of a private attribute or file of Lightning, torch, scikit-learn or argparse, in one place.
 
 Each entry names the version that it was checked against; ``tests/test_lightning_compat.py`` fails by the entry's name
 when a newer version changes it.
 """
 
 import contextlib
+import gzip
+import importlib.util
 import logging
 import os
 import threading
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -295,6 +298,18 @@ def report_unless_storing(failure: threading.ExceptHookArgs) -> None:
     """Report the error of a thread, unless a file could not be written: TensorBoard hands it on to its logger."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
+
+
+# -------------------------------------------------------------------- scikit-learn 1.9
+
+
+def scikit_learn_digits() -> tuple[Tensor, Tensor]:
+    """Return the images ``(N, 8, 8)`` of 0 to 16, and the labels, of scikit-learn: its import takes a second."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    with gzip.open(Path(str(package.origin)).parent / "datasets/data/digits.csv.gz", "rt") as file:
+        rows = torch.as_tensor(np.loadtxt(file, delimiter=",", dtype=np.int64))
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
 
 
 # -------------------------------------------------------------------- argparse of Python 3.11, jsonargparse 4.53

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import Tensor, nn
 
 from intff_lightning.classifier import VoteWeights
@@ -29,6 +30,17 @@ from intff_lightning.units import HiddenUnit
 from intff_lightning.voting import Ballots
 
 Update = Literal["immediate", "joint"]
+
+
+def _unit_pipeline() -> Strategy:
+    from intff_lightning.pipeline import UnitPipelineStrategy  # imports this file
+
+    return UnitPipelineStrategy()
+
+
+StrategyRegistry.register(
+    "unit_pipeline", _unit_pipeline, description="Trains consecutive hidden units in processes of their own."
+)
 
 
 class Passage:

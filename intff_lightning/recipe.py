@@ -57,7 +57,7 @@ def _path(cls: type) -> str:
     parts = cls.__module__.split(".")
     for end in range(1, len(parts)):
         package = ".".join(parts[:end])
-        if vars(sys.modules[package]).get(cls.__name__) is cls:
+        if getattr(sys.modules[package], cls.__name__, None) is cls:
             return f"{package}.{cls.__name__}"
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -124,8 +124,8 @@ def from_recipe(value: Any) -> Any:
 def _import(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
-        return vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError, ValueError) as error:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise CheckpointError(f"the class {path} cannot be imported ({error})") from None
 
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from intff_lightning.cli import main
+from intff_lightning.cli import IntFFCLI, main
 from intff_lightning.cli.messages import shorten
+from intff_lightning.cli.overview import COMMANDS
 
 CONFIGS = sorted((ROOT / "intff_lightning/configs").rglob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if path.parent.name == "configs"]  # the others are the paper's rows
@@ -137,6 +138,19 @@ def test_help_is_for_people(capsys):
     text = capsys.readouterr().out
     assert "intff fit --config digits" in text
     assert len(text.splitlines()) < 40
+    assert COMMANDS.keys() == IntFFCLI.subcommands().keys()
+
+
+LIGHT = """
+import sys
+from intff_lightning.cli import main
+assert main(["--help"]) == 0
+assert not {"torch", "lightning", "numpy", "sklearn", "matplotlib", "tensorboard", "torchvision"} & sys.modules.keys()
+"""
+
+
+def test_help_imports_nothing_large():
+    assert subprocess.run([sys.executable, "-c", LIGHT], stdout=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.augmentations import HorizontalFlip
 from intff_lightning.callbacks import GoodnessAccuracy
-from intff_lightning.datamodules import ImageFolderDataModule, InMemoryDataset, PairedDataModule, folder
+from intff_lightning.datamodules import ImageFolderDataModule, InMemoryDataset, PairedDataModule, image_files
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.local import UnitL2
 
@@ -62,8 +62,8 @@ def test_samples(files):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_cached_images_train_as_those_read_from_files(files, trainer, monkeypatch, workers):
     runs, reads = [], []
-    read = folder._read
-    monkeypatch.setattr(folder, "_read", lambda path, **options: reads.append(path) or read(path, **options))
+    read = image_files.read
+    monkeypatch.setattr(image_files, "read", lambda path, **options: reads.append(path) or read(path, **options))
     for cache in (False, True):
         torch.manual_seed(0)
         module = IntFFModule([DenseUnit([20])], optimizer=functools.partial(torch.optim.SGD, lr=0.1))

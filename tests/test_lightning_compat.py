@@ -27,6 +27,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import launchers
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -38,7 +39,14 @@ from intff_lightning.cli import IntFFCLI
 PACKAGE = Path(intff_lightning.__file__).parent
 
 
-# -------------------------------------------------------------------- torch
+# -------------------------------------------------------------------- torch, scikit-learn
+
+
+def test_scikit_learn_digits():
+    digits = load_digits()
+    image, target = compat.scikit_learn_digits()
+    assert torch.equal(image, torch.as_tensor(digits.images).long())
+    assert torch.equal(target, torch.as_tensor(digits.target))
 
 
 def test_children_by_name():

@@ -6,7 +6,6 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,14 +23,18 @@ import intff_lightning.augmentations
 import intff_lightning.backprop
 import intff_lightning.corruptions
 import intff_lightning.datamodules
+import intff_lightning.heads
+import intff_lightning.labels
 import intff_lightning.module
 import intff_lightning.negatives
-import intff_lightning.optim  # noqa: F401  # with these imported, a config may name their classes alone
+import intff_lightning.optim
+import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
+from intff_lightning.cli.overview import DESCRIPTION
 from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
 from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
@@ -42,16 +45,6 @@ from intff_lightning.recipe import Recorded
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Folder of the packaged config files."""
-
-_EXAMPLES = """Train networks with the Integrated Forward-Forward algorithm: local losses, no global backward pass.
-
-  intff fit --config digits
-  intff fit --config mnist --data.data_dir DIR --trainer.max_epochs 5
-  intff test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
-  intff predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
-
-`intff` and `python -m intff_lightning` are the same. --config takes a file, or the name of a packaged config. Every
-argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -299,15 +292,24 @@ def _interruption(trainer: Any) -> str:
     return f"interrupted; {os.path.relpath(paths[0])} holds step {step}: resume with --ckpt_path last"
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+def _with_one_command(command: str) -> type[IntFFCLI]:
+    """Return the class with the parser of this command alone, if there is one: each takes a tenth of a second."""
+    every = IntFFCLI.subcommands()
 
-    The code is 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C, or 143 after SIGTERM.
-    """
-    argv = list(sys.argv[1:] if args is None else args)
+    class OneCommand(IntFFCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {command: every[command]}
+
+    return OneCommand if command in every else IntFFCLI
+
+
+def run(argv: list[str]) -> int:
+    """Run a command and return its exit code, see :func:`intff_lightning.cli.main`."""
     quiet()
-    cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
-    parser = {"prog": "intff", "description": _EXAMPLES, "formatter_class": _Help}
+    kind = _with_one_command(argv[0] if argv else "")
+    cli = kind.__new__(kind)  # apart from its constructor, which runs the command and may not return
+    parser = {"prog": "intff", "description": DESCRIPTION, "formatter_class": _Help}
     try:
         IntFFCLI.__init__(
             cli,

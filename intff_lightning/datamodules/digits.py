@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.lightning_compat import scikit_learn_digits
 
 
 class DigitsDataModule(PairedDataModule):
@@ -31,12 +32,8 @@ class DigitsDataModule(PairedDataModule):
         """Return the training or test samples, with images ``(1, H, W)``."""
         if part in ("val", "predict"):
             return None
-        from sklearn.datasets import load_digits  # takes a second, which other data need not pay
-
-        digits = load_digits()
-        image = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-        image = torch.nn.functional.pad(image, [self.pad] * 4)
-        target = torch.as_tensor(digits.target)
+        image, target = scikit_learn_digits()
+        image = torch.nn.functional.pad(image.float().unsqueeze(1) / 16, [self.pad] * 4)
         order = torch.randperm(len(target), generator=torch.Generator().manual_seed(self.val_seed))
         index: Tensor = order[: self.test_size] if part == "test" else order[self.test_size :]
         return InMemoryDataset(image[index], target[index])

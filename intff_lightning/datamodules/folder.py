@@ -1,17 +1,10 @@
 """Image files in one folder per class, read when they are needed."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
-from torchvision.transforms.functional import pil_to_tensor
 
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.options import check_pixel_range
@@ -64,17 +57,20 @@ class ImageFolderDataModule(PairedDataModule):
         Raises:
             DataError: ``train`` is missing, a class has no images, or the classes are not those of ``train``.
         """
+        from intff_lightning.datamodules import image_files  # torchvision, which other data do not need
+
         folder, train = self.data_dir / part, self.data_dir / "train"
         if part != "train" and not folder.is_dir():
             return None
         if part == "val":
             self.refuse(("val_size", "val_seed"), f"the validation images are those in {folder}")
         try:
-            known = set(_Images.find_classes(train)[0])
+            known = set(image_files.ImagesByClass.find_classes(train)[0])
+            size, grey, pixel_range, background = self.image_size, self.grey, self.pixel_range, self.background
             read = functools.partial(
-                _read, size=self.image_size, grey=self.grey, pixel_range=self.pixel_range, background=self.background
+                image_files.read, size=size, grey=grey, pixel_range=pixel_range, background=background
             )
-            images = _Images(str(folder), loader=read, is_valid_file=_is_image)
+            images = image_files.ImagesByClass(str(folder), loader=read, is_valid_file=image_files.is_image)
         except OSError as error:
             raise DataError(
                 f"{folder.absolute()}: images in train/CLASS/ are needed, one folder for each class. ({error})"
@@ -87,70 +83,3 @@ class ImageFolderDataModule(PairedDataModule):
         if differences:
             raise DataError(f"{folder.absolute()}: its classes must be those of train: {'; '.join(differences)}.")
         return images
-
-
-class _Images(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """An ``ImageFolder`` without hidden folders, such as ``.ipynb_checkpoints``, which hold no class."""
-
-    @staticmethod
-    def find_classes(directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in find_classes(directory)[0] if not name.startswith(".")]
-        if not classes:
-            raise FileNotFoundError(f"all folders in {directory} are hidden.")
-        return classes, {name: number for number, name in enumerate(classes)}
-
-
-def _is_image(path: str) -> bool:
-    """Tell whether a file is an image by its name; hidden files (``._0.png`` of macOS) are not."""
-    return path.lower().endswith(IMG_EXTENSIONS) and not Path(path).name.startswith(".")
-
-
-def _read(
-    path: str, size: Sequence[int], grey: bool, pixel_range: Sequence[float] | None, background: int | None
-) -> Tensor:
-    """Return the pixels ``(C, H, W)`` uint8 of a file."""
-    try:
-        with Image.open(path) as file:
-            deep = file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PNG")  # 16 bits per pixel
-            image: Image.Image = file
-            if pixel_range is not None or deep or file.mode in ("I", "F"):
-                image = _with_8_bits(file, path, (0, 65535) if deep and pixel_range is None else pixel_range, deep)
-            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-                image = _on_background(image, path, background)
-            image = image.convert("L" if grey else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as an image: remove or repair it. ({error})") from None
-    pixels: Tensor = pil_to_tensor(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    return pixels
-
-
-def _with_8_bits(file: Image.Image, path: str, pixel_range: Sequence[float] | None, deep: bool) -> Image.Image:
-    """Return the image with its range of pixels scaled to 0..255."""
-    if file.mode in ("1", "P", "PA"):
-        file = file.convert("L" if file.mode == "1" else "RGBA")
-    pixels = np.asarray(file)
-    if deep and tuple(pixel_range or ()) == (0, 65535):
-        return Image.fromarray((pixels >> 8).astype(np.uint8))
-    low, high = pixel_range or (0, 1)
-    scaled = (pixels.astype(np.float64) - low) / (high - low)
-    if (pixel_range is None and file.mode == "I") or not ((scaled >= 0) & (scaled <= 1)).all():
-        found = f"pixels from {pixels.min():g} to {pixels.max():g} ({pixels.dtype})"
-        given = "nothing tells their range" if pixel_range is None else f"pixel_range={list(pixel_range)}"
-        raise DataError(f"{path} has {found}, and {given}: give pixel_range=[LOWEST, HIGHEST] of all files.")
-    return Image.fromarray(np.round(scaled * 255).astype(np.uint8))
-
-
-def _on_background(image: Image.Image, path: str, background: int | None) -> Image.Image:
-    """Return an image without its alpha channel, before a grey background where it is transparent."""
-    image = image.convert("RGBA")
-    if background is None:
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise DataError(
-                f"{path} has transparent pixels: say what is behind them, background=0 (black) to 255 (white), or "
-                "remove the alpha channel."
-            )
-        background = 0
-    behind = Image.new("RGBA", image.size, (background, background, background, 255))
-    return Image.alpha_composite(behind, image)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
@@ -33,8 +32,8 @@ class TorchvisionDataModule(PairedDataModule):
         **options: Arguments of :class:`PairedDataModule`.
     """
 
-    source: ClassVar[type[Any]]
-    """The class in torchvision."""
+    source: ClassVar[str]
+    """Name of the class in ``torchvision.datasets``."""
     folder: ClassVar[str]
     """Folder of its files under ``data_dir``."""
 
@@ -91,9 +90,11 @@ class TorchvisionDataModule(PairedDataModule):
 
     def open(self, train: bool, download: bool) -> Any:
         """Return torchvision's training or test set, or refuse missing or damaged files by a DataError."""
-        name, parent = self.source.__name__, self.data_dir
+        from torchvision import datasets  # takes a while, which other data need not pay
+
+        parent = self.data_dir
         try:
-            return self.source(parent, train=train, download=download)
+            return getattr(datasets, self.source)(parent, train=train, download=download)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
             files = parent / self.folder
             if files.is_dir() and any(files.iterdir()):
@@ -101,7 +102,9 @@ class TorchvisionDataModule(PairedDataModule):
             else:
                 hint = f"there is none under {parent.absolute()}, nor can it be downloaded.\nRun again with a network"
             reason = " ".join(str(error).split())[:120]
-            raise DataError(f"{name}: {hint}, or name a folder that has it, --data.data_dir DIR. ({reason})") from None
+            raise DataError(
+                f"{self.source}: {hint}, or name a folder that has it, --data.data_dir DIR. ({reason})"
+            ) from None
 
 
 class MNISTDataModule(TorchvisionDataModule):
@@ -112,14 +115,14 @@ class MNISTDataModule(TorchvisionDataModule):
     files are in ``MNIST/raw``.
     """
 
-    source: ClassVar[type[Any]] = MNIST
+    source: ClassVar[str] = "MNIST"
     folder: ClassVar[str] = "MNIST/raw"
 
 
 class FashionMNISTDataModule(MNISTDataModule):
     """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): ten kinds of clothes, in the format of MNIST."""
 
-    source: ClassVar[type[Any]] = FashionMNIST
+    source: ClassVar[str] = "FashionMNIST"
     folder: ClassVar[str] = "FashionMNIST/raw"
 
 
@@ -131,8 +134,8 @@ class CIFAR10DataModule(TorchvisionDataModule):
     files are in ``cifar-10-batches-py``.
     """
 
-    source: ClassVar[type[Any]] = CIFAR10
-    folder: ClassVar[str] = CIFAR10.base_folder
+    source: ClassVar[str] = "CIFAR10"
+    folder: ClassVar[str] = "cifar-10-batches-py"
 
     def pixels(self, data: Any) -> Tensor:
         """Return images ``(N, 3, 32, 32)`` from an array ``(N, 32, 32, 3)``."""

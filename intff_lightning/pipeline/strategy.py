@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
@@ -392,8 +392,3 @@ class UnitPipelineStrategy(DDPStrategy):
         if not self.watch.claim(type(exception).__name__):
             self.watch.leave()
         self.watch.wait_for_others()
-
-
-StrategyRegistry.register(
-    "unit_pipeline", UnitPipelineStrategy, description="Trains consecutive hidden units in processes of their own."
-)

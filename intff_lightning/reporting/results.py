@@ -1,6 +1,7 @@
 """Writing down what was measured: JSON and Markdown, with the versions and the machine behind it."""
 
 import datetime
+import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from typing import Any
 
 import lightning
 import torch
-import torchvision
 
 from intff_lightning._version import __version__
 from intff_lightning.files import atomic_write
@@ -22,7 +22,7 @@ def about() -> dict[str, Any]:
             "intff_lightning": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": importlib.metadata.version("torchvision"),
             "lightning": lightning.__version__,
         },
         "machine": platform.machine(),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from intff_lightning.errors import ConfigurationError
@@ -30,12 +29,16 @@ class TorchvisionUnit(HiddenUnit):
         **options: Any,
     ) -> None:
         super().__init__(nn.Identity(), **options)
+        import torchvision  # takes a while, which other units need not pay
+
         if model not in torchvision.models.list_models(module=torchvision.models):
             raise ConfigurationError(f"torchvision has no network {model!r}: resnet18, mobilenet_v2, ...")
         self.model, self.begin, self.end, self.weights = model, begin, end, weights
 
     def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
-        network = torchvision.models.get_model(self.model, weights=self.weights)
+        from torchvision.models import get_model
+
+        network = get_model(self.model, weights=self.weights)
         return split(network, at=[] if self.begin is None else [self.begin], until=self.end)[-1]
 
     def describe(self) -> str:
