@@ -1,5 +1,6 @@
 """Shared fixtures: real data, small modules, a quiet trainer."""
 
+import gc
 import gzip
 import os
 import shutil
@@ -12,6 +13,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker per core, and the processes that it starts
 
+gc.disable()  # until all is imported: a quarter of that is a search for garbage among what is made and kept
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
@@ -20,6 +23,12 @@ def pytest_collection_modifyitems(config, items):
     """Start the files with long tests first, so that no process has one left at the end."""
     if config.getoption("dist", "no") != "no":
         items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+def pytest_collection_finish():
+    """Look for garbage again, among what the tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

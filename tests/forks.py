@@ -4,6 +4,7 @@ As a script, this file reads a line of JSON for each group of processes, and ans
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ class Group:
 
     Args:
         server: The process that forks them.
-        script: Name of a file of this folder, or of a package.
+        script: A file in this folder or by its path, or the name of a module.
         arguments: Arguments of the script.
         count: Number of processes.
         log: File of their output.
@@ -38,6 +40,14 @@ class Group:
     def wait(self) -> list[int]:
         """Wait for all processes and return their exit codes, by rank; negative after a signal."""
         return list(self.server.ask({"wait": self.pids}))
+
+    def written(self, text: str) -> None:
+        """Wait until they have written a text."""
+        for _ in range(600):
+            if text in self.output:
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"no {text!r} in: {self.output[-3000:]}")
 
     @property
     def output(self) -> str:
@@ -59,10 +69,10 @@ class Forks:
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
-    def start(self, script: str, *arguments: Any, count: int) -> Group:
+    def start(self, script: str | Path, *arguments: Any, count: int) -> Group:
         """Start a group of processes; see :class:`Group`."""
         self.groups += 1
-        return Group(self, script, arguments, count, self.folder / f"{self.groups}.log")
+        return Group(self, str(script), arguments, count, self.folder / f"{self.groups}.log")
 
     def end(self) -> None:
         """End the process."""
@@ -108,12 +118,16 @@ def _fork(job: dict, rank: int, port: int) -> int:
 
 
 def _serve() -> None:
+    gc.disable()  # a quarter of the imports is a search for garbage among what they make and keep
     import lightning  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch  # noqa: F401
 
-    import intff_lightning.cli
-    import intff_lightning.datamodules  # noqa: F401
+    import intff_lightning.cli.command
+    import intff_lightning.datamodules
+    import intff_lightning.pipeline  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -35,6 +35,7 @@ from intff_lightning.local import ChannelGoodness, LabelCrossEntropy, NoNormaliz
 from intff_lightning.optim import CosineDecay
 
 LIMIT = 550_000_000  # bytes
+ACCUMULATED = {"accumulate_grad_batches": 3, "gradient_clip_val": 0.05, "limit_train_batches": 14}
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
@@ -50,7 +51,7 @@ def convolutional():
 RUNS = {  # modules, options of the Trainer, and the numbers of stages
     "plain": (lambda: IntFFModule(dense(), scheduler=CosineDecay, gradient_clip_val=0.1), {}, (2, 3, 4)),
     "after": (lambda: IntFFModule(dense(), handover="after", inner_steps=3, optimizer=SGD), {}, (2, 4)),
-    "accumulated": (lambda: IntFFModule(dense()), {"accumulate_grad_batches": 3, "gradient_clip_val": 0.05}, (3,)),
+    "accumulated": (lambda: IntFFModule(dense()), ACCUMULATED, (3,)),
     "by class": (lambda: IntFFModule(convolutional(), goodness=ChannelGoodness(), loss=LabelCrossEntropy()),
                  {}, (2, 3)),
     "collaboration": (lambda: IntFFModule(dense(normalization=NoNormalization()),
@@ -102,7 +103,7 @@ def train(name, stages, folder, strategy=None, callbacks=(), ckpt_path=None, **o
     data = DigitsDataModule(batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2)
     probe = [LinearProbe(epochs=1, every_n_epochs=2)] if name == "plain" else []
     callbacks = [*callbacks, GoodnessLogger(), GoodnessAccuracy(), *probe, EarlyStopping("val/accuracy", mode="max")]
-    options = {"max_epochs": 2, "limit_train_batches": 14, "limit_val_batches": 2, "limit_test_batches": 2,
+    options = {"max_epochs": 2, "limit_train_batches": 7, "limit_val_batches": 2, "limit_test_batches": 2,
                "limit_predict_batches": 1, **flags, **options}  # fmt: skip
     trainer = L.Trainer(
         accelerator="cpu", devices=stages,

@@ -3,8 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -56,17 +54,18 @@ def test_reload_from_python_needs_no_arguments(digits, trainer):
 
 
 @pytest.mark.slow
-def test_reload_in_another_process(digits, trainer):
+def test_reload_in_another_process(digits, trainer, forks):
     module = _module()
     run = trainer()
     run.fit(module, digits())
     run.save_checkpoint("a.ckpt")
-    code = (
+    Path("reload.py").write_text(
         "import torch; from intff_lightning import IntFFModule\n"
         "module = IntFFModule.load_from_checkpoint('a.ckpt')\n"
         "torch.save(module(torch.linspace(0, 1, 300).view(3, 1, 10, 10)).detach(), 'scores.pt')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    group = forks.start(Path("reload.py").absolute(), count=1)
+    assert group.wait() == [0], group.output
     expected = module(torch.linspace(0, 1, 300).view(3, 1, 10, 10)).detach()
     assert torch.equal(torch.load("scores.pt"), expected)
 
@@ -305,22 +304,14 @@ def test_a_damaged_checkpoint(fitted, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_a_checkpoint(tmp_path):
+def test_ctrl_c_keeps_a_checkpoint(tmp_path, forks):
     (tmp_path / "c.yaml").write_text(CONFIG.format(epochs=1000))
-    arguments = [sys.executable, "-m", "intff_lightning", "fit", "--config", "c.yaml"]
-    heard = functools.partial(
-        signal.signal, signal.SIGINT, signal.default_int_handler
-    )  # a suite in the background is deaf
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
-    for line in process.stdout:
-        if line.startswith("epoch 3/"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
+    group = forks.start("intff_lightning", "fit", "--config", "c.yaml", count=1)
+    group.written("epoch 3/")
+    os.kill(group.pids[0], signal.SIGINT)
+    assert group.wait() == [130]
+    assert "interrupted" in group.output
+    assert "Traceback" not in group.output
     kept = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert kept["epoch"] >= 2
     IntFFModule.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")

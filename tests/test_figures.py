@@ -142,7 +142,7 @@ def test_a_run_draws_into_its_folder_and_tensorboard(digits, trainer):
 
 
 @pytest.mark.slow
-def test_wrong_predictions_are_the_surest_mistakes(digits, trainer, monkeypatch):
+def test_wrong_predictions_are_the_surest_mistakes(digits, trainer, blank_figures, monkeypatch):
     seen = {}
 
     def keep(title, image, target, scores, what):
@@ -205,7 +205,7 @@ def test_figures_during_training_in_another_format_and_folder(digits, trainer):
     ],
     ids=["planes", "token", "by class", "unsupervised", "backprop"],
 )
-def test_every_kind_of_network_is_drawn_without_what_it_lacks(make, missing, digits, trainer):
+def test_every_kind_of_network_is_drawn_without_what_it_lacks(make, missing, digits, trainer, blank_figures):
     module = make()
     options = {"negatives": HybridImages()} if getattr(module, "unsupervised", False) else {}
     _, drawn = _run(module, digits(**options), trainer)

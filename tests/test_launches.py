@@ -13,6 +13,7 @@ from conftest import ROOT
 FIT = ["-m", "intff_lightning", "fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "1",
        "--trainer.limit_train_batches", "20", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp",
        "--data.batch_size", "16"]  # fmt: skip
+ROOT_DIR = "--trainer.default_root_dir"
 
 pytestmark = pytest.mark.slow  # processes that import torch
 
@@ -23,43 +24,29 @@ def _port():
         return str(free.getsockname()[1])
 
 
-def _torchrun(*options):
-    return [sys.executable, "-m", "torch.distributed.run", "--master_addr", "127.0.0.1", *options]
+def _own():
+    """Lightning's own launch of two processes."""
+    own = [sys.executable, *FIT, "--trainer.devices", "2", ROOT_DIR, "own"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun has it: sums of several threads differ
+    done = subprocess.run(own, text=True, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return [done.stdout]
 
 
-def _run(*commands):
-    """Run commands at the same time; their output."""
-    one_thread = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-    }  # as torchrun has it: sums of several threads differ in last bits
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    processes = [subprocess.Popen(command, text=True, env=one_thread, **pipes) for command in commands]
-    outputs = []
-    for process in processes:
-        out, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, out[-3000:]
-        outputs.append(out)
-    return outputs
+def _nodes(forks):
+    """Torchrun on two nodes of one process each; torchrun itself is forked, and starts new processes."""
+    options = ["--master_addr", "127.0.0.1", "--master_port", _port(), "--nnodes", "2", "--nproc_per_node", "1"]
+    fit = [*FIT, "--test_after_fit", "false", "--trainer.devices", "1", "--trainer.num_nodes", "2", ROOT_DIR, "nodes"]
+    groups = [forks.start("torch.distributed.run", *options, "--node_rank", rank, *fit, count=1) for rank in range(2)]
+    for group in groups:
+        assert group.wait() == [0], group.output[-3000:]
+    return [group.output for group in groups]
 
 
-def test_every_launch_trains_the_same_network():
-    """Lightning's own launch of two processes, and torchrun on two nodes of one process each."""
-    root, no_test = "--trainer.default_root_dir", ["--test_after_fit", "false"]
-    port = _port()
-    launches = {
-        "own": [[sys.executable, *FIT, "--trainer.devices", "2", root, "own"]],
-        "nodes": [
-            [
-                *_torchrun("--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--master_port", port),
-                *[*FIT, *no_test, "--trainer.devices", "1", "--trainer.num_nodes", "2", root, "nodes"],
-            ]
-            for rank in range(2)
-        ],
-    }  # fmt: skip
+def test_every_launch_trains_the_same_network(forks):
     states = {}
-    for name, commands in launches.items():
-        outputs = _run(*commands)
+    for name, launch in {"own": _own, "nodes": lambda: _nodes(forks)}.items():
+        outputs = launch()
         for line in ("epoch 1/1", "checkpoints/best.ckpt"):
             assert sum(out.count(line) for out in outputs) == 1  # one process speaks
         assert not any("sync_dist" in out for out in outputs)

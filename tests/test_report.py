@@ -85,7 +85,7 @@ def test_the_newest_run_of_a_folder_is_taken_and_pictures_may_be_vectors(run_fol
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_folder, capsys):
+def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_folder, blank_figures, capsys):
     rows = (run_folder / "metrics.csv").read_text().splitlines()
     (run_folder / "metrics.csv").write_text("\n".join([*rows[:3], rows[3][: len(rows[3]) // 2]]))  # in mid-line
     (run_folder / "checkpoints/best.ckpt").unlink()
@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_
 
 
 @pytest.mark.slow
-def test_without_a_checkpoint_the_curves_are_drawn(run_folder, capsys):
+def test_without_a_checkpoint_the_curves_are_drawn(run_folder, blank_figures, capsys):
     shutil.rmtree(run_folder / "checkpoints")
     assert main([str(run_folder)]) == 0
     printed = capsys.readouterr()
@@ -178,7 +178,7 @@ def test_wrong_folders_are_named_in_a_line_or_two(prepare, message, capsys):
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint(run_folder, capsys):
+def test_damaged_checkpoint(run_folder, blank_figures, capsys):
     for path in (run_folder / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     assert main([str(run_folder)]) == 0

@@ -6,8 +6,6 @@ import functools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -63,15 +61,15 @@ pathlib.Path.replace = replace
 @pytest.mark.slow
 @pytest.mark.parametrize(("kill", "step"), [("in an epoch", 32), ("at a checkpoint", 9)])
 @pytest.mark.usefixtures("blank_figures")
-def test_a_resumed_run_continues_its_folder_its_table_and_its_best_score(kill, step, capsys):
+def test_a_resumed_run_continues_its_folder_its_table_and_its_best_score(kill, step, forks, capsys):
     assert main([*FIT, "--trainer.max_epochs", "6", "--trainer.default_root_dir", "whole"]) == 0
     start = "from intff_lightning.cli import main\nsys.exit(main(sys.argv[1:]))"
     Path("kill.py").write_text(f"import os, signal, sys\n{KILLS[kill]}\n{start}")
     options = ["--trainer.max_epochs", "6", "--trainer.callbacks+=__main__.Kill"]
     options += ["--trainer.callbacks+=intff_lightning.callbacks.LastCheckpoint"]
     options += ["--trainer.callbacks.every_n_train_steps", "4"]
-    done = subprocess.run([sys.executable, "kill.py", *FIT, *options], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    group = forks.start(Path("kill.py").absolute(), *FIT, *options, count=1)
+    assert group.wait() == [-signal.SIGKILL], group.output
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     assert len(_rows()) > 0
     capsys.readouterr()

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -176,11 +175,22 @@ def test_mistakes_end_in_a_line(closed_test_data, blank_figures, capsys, monkeyp
     assert 'pip install "intff-lightning[tune]"' in capsys.readouterr().err
 
 
+# test_reproduce.py has processes that are started as ever
+FORKING = """
+import multiprocessing, sys
+from intff_lightning.reproduce.command import main
+forking = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda _: forking
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_several_processes_share_a_search(closed_test_data, tmp_path):
-    command = [sys.executable, "-m", "intff_lightning.reproduce", "tune", "dense_clean", "--quick", "--out", "out"]
-    command += ["--trials", "3", "--jobs", "2", "--algorithms", "bp", "--data_dir", str(closed_test_data)]
-    subprocess.run(command, check=True)
+def test_several_processes_share_a_search(closed_test_data, forks):
+    Path("tune.py").write_text(FORKING)
+    options = ["--trials", "3", "--jobs", "2", "--algorithms", "bp", "--data_dir", closed_test_data]
+    group = forks.start(Path("tune.py").absolute(), "tune", "dense_clean", "--quick", "--out", "out", *options, count=1)
+    assert group.wait() == [0], group.output
     assert [row["trial"] for row in _trials()] == list(range(3))
 
 
