@@ -91,6 +91,8 @@ def _fork(job: dict, rank: int, port: int) -> int:
         return pid
     code = 1
     try:
+        from lightning.pytorch.utilities import rank_zero_only
+
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         null = os.open(os.devnull, os.O_RDONLY)
         for own, other in ((null, 0), (log, 1), (log, 2)):
@@ -101,6 +103,7 @@ def _fork(job: dict, rank: int, port: int) -> int:
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["count"]), LOCAL_WORLD_SIZE=str(job["count"]),
             GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="tests",
         )  # fmt: skip
+        rank_zero_only.rank = rank  # Lightning has read it when it was imported
         sys.argv = [job["script"], *job["arguments"]]
         if job["module"]:
             runpy.run_module(job["script"], run_name="__main__")
