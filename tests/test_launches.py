@@ -1,9 +1,6 @@
-"""The command line as Lightning starts it, and under torchrun on two "nodes" of this machine."""
+"""The command line in two processes of one node, and under torchrun on two "nodes" of this machine."""
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,13 +21,11 @@ def _port():
         return str(free.getsockname()[1])
 
 
-def _own():
-    """Lightning's own launch of two processes."""
-    own = [sys.executable, *FIT, "--trainer.devices", "2", ROOT_DIR, "own"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun has it: sums of several threads differ
-    done = subprocess.run(own, text=True, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
-    assert done.returncode == 0, done.stdout[-3000:]
-    return [done.stdout]
+def _own(forks):
+    """Two processes of one node; that Lightning starts processes by itself is shown by test_pipeline.py."""
+    group = forks.start("intff_lightning", *FIT[2:], "--trainer.devices", "2", ROOT_DIR, "own", count=2)
+    assert group.wait() == [0, 0], group.output[-3000:]
+    return [group.output]
 
 
 def _nodes(forks):
@@ -45,8 +40,8 @@ def _nodes(forks):
 
 def test_every_launch_trains_the_same_network(forks):
     states = {}
-    for name, launch in {"own": _own, "nodes": lambda: _nodes(forks)}.items():
-        outputs = launch()
+    for name, launch in {"own": _own, "nodes": _nodes}.items():
+        outputs = launch(forks)
         for line in ("epoch 1/1", "checkpoints/best.ckpt"):
             assert sum(out.count(line) for out in outputs) == 1  # one process speaks
         assert not any("sync_dist" in out for out in outputs)
