@@ -8,6 +8,7 @@ import json
 import re
 import runpy
 import shlex
+import sys
 import unicodedata
 from pathlib import Path
 
