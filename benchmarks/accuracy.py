@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ HELP = "test accuracy of a config over seeds"
 def fit(
     config: str, seed: int, folder: Path, data_dir: str, *options: str
 ) -> tuple[dict[str, float], list[tuple[float, str]]]:
-    """Run ``fit`` in its own process.
+    """Run ``fit`` in its own process; see :func:`run`."""
+    where = [] if "digits" in config else ["--data.data_dir", data_dir]
+    return run(["fit", "--config", config, "--seed_everything", str(seed), *options, *where], folder)
+
+
+def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], list[tuple[float, str]]]:
+    """Run a command of ``intff`` in its own process, with an empty folder for its results.
 
     Returns:
         The last value of every metric, and the printed lines with the seconds since the start.
     """
-    command = [sys.executable, "-m", "intff_lightning", "fit", "--config", config, "--seed_everything", str(seed)]
-    command += ["--trainer.default_root_dir", str(folder), *options]
-    if "digits" not in config:
-        command += ["--data.data_dir", data_dir]
+    command = [sys.executable, "-m", "intff_lightning", *arguments, "--trainer.default_root_dir", str(folder)]
     start = time.perf_counter()
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

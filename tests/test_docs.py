@@ -103,6 +103,9 @@ def _filled(words):
 def _cli(arguments, capsys):
     if not arguments:  # the program alone
         return {}
+    if arguments == ["configs"]:
+        assert main(arguments) == 0
+        return {}
     if not {"--help", "--print_config"} & set(arguments):
         arguments = [*arguments, "--print_config"]
     capsys.readouterr()

@@ -365,7 +365,7 @@ def test_several_at_a_time(data):
 
 @pytest.mark.parametrize("table", ["table1", "table2"])
 def test_the_shipped_configs_are_the_procedures(table):
-    assert main([table, "--procedure", "all", "--configs", "written"]) == 0
+    assert main([table, "--procedure", "all", "--out", str(ROOT / "results/paper"), "--configs", "written"]) == 0
     written = list(Path("written").iterdir())
     assert len(written) == sum(len(set(row.procedures) - {HELD_OUT}) for row in rows_of(table))
     assert {path.name for path in written} == {path.name for path in (ROOT / "configs/paper").glob(f"{table}_*")}

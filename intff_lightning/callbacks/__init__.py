@@ -4,7 +4,7 @@ from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
-from intff_lightning.callbacks.predictions import PredictionWriter
+from intff_lightning.callbacks.predictions import PictureWriter, PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
 from intff_lightning.callbacks.progress import UnitProgress
 from intff_lightning.callbacks.terminal import TerminalReport
@@ -17,6 +17,7 @@ __all__ = [
     "GoodnessLogger",
     "LastCheckpoint",
     "LinearProbe",
+    "PictureWriter",
     "PredictionWriter",
     "TerminalReport",
     "TrainingFigures",

@@ -1,20 +1,27 @@
-"""PredictionWriter: predictions as a table that any program reads."""
+"""PredictionWriter and PictureWriter: predictions as a table that any program reads, and as a picture."""
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import atomic_write
 from intff_lightning.pairs import data_share
 from intff_lightning.randomness import process_count
+from intff_lightning.reporting.plots import contact_sheet, save
+
+Row: TypeAlias = tuple[int, int, int, list[float]]
+"""Number of the loader, index of the sample, its label, and the scores of all classes."""
+
+_SHEET = 100  # pictures
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -40,7 +47,7 @@ class PredictionWriter(BasePredictionWriter):
             self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
         # Lightning nests indices by loader always, and predictions only if there are several loaders
         nested = predictions if isinstance(predictions[0], list) else [predictions]
-        rows: list[tuple[int, int, int, list[float]]] = []
+        rows: list[Row] = []
         for loader, (batches, numbers) in enumerate(zip(nested, batch_indices, strict=True)):
             indices = [index for batch in numbers for index in batch]
             scores = torch.cat([batch.double().cpu() for batch in batches]) if batches else torch.empty(0, 0)
@@ -61,9 +68,46 @@ class PredictionWriter(BasePredictionWriter):
                 "The weights diverged, or the precision is too low: try --trainer.precision 32-true."
             )
         if trainer.is_global_zero:
-            with atomic_write(self.path) as partial, partial.open("w", newline="") as file:
-                table = csv.writer(file)
-                classes = range(len(rows[0][3]) if rows else 0)
-                several = slice(0 if len(nested) > 1 else 1, None)
-                table.writerow(["loader", "index", "label", *(f"score_{c}" for c in classes)][several])
-                table.writerows([*row[:3], *row[3]][several] for row in sorted(rows))
+            several = slice(0 if len(nested) > 1 else 1, None)
+            self.write(self.path, sorted(rows), several)
+
+    def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
+        """Write the table with these of the columns loader, index, label and scores."""
+        head = ["loader", "index", "label", *(f"score_{c}" for c in range(len(rows[0][3]) if rows else 0))]
+        lines: list[list[Any]] = [head, *([*row[:3], *row[3]] for row in rows)]
+        _write_table(path, [line[columns] for line in lines])
+
+
+class PictureWriter(PredictionWriter):
+    """Writes ``predictions.csv`` for pictures (file, class, and the goodness of every label), and contact sheets.
+
+    ``contact_sheet.png`` shows each picture as the network sees it, beside a bar for the goodness of each label. A
+    sheet holds 100 pictures; further ones are on ``contact_sheet_2.png`` and so on.
+
+    Args:
+        names: Names of the pictures, in the order in which they are predicted.
+        image: The pictures, ``(N, C, H, W)`` uint8.
+        path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder. The sheets are beside it.
+    """
+
+    def __init__(self, names: Sequence[str], image: Tensor, path: str | None = None) -> None:
+        super().__init__(path)
+        self.names, self.image = names, image
+        self.sheets: list[Path] = []
+
+    def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
+        """Write the table and the sheets."""
+        head = ["file", "class", *(f"goodness_{c}" for c in range(len(rows[0][3])))]
+        _write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
+        scores = torch.tensor([row[3] for row in rows])
+        for first in range(0, len(rows), _SHEET):
+            at = [row[1] for row in rows[first : first + _SHEET]]
+            names = [Path(self.names[index]).name for index in at]
+            figure = contact_sheet(names, self.image[at] / 255, scores[first : first + _SHEET])
+            self.sheets.append(path.with_name(f"contact_sheet{f'_{1 + first // _SHEET}' if first else ''}.png"))
+            save(figure, self.sheets[-1])
+
+
+def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)

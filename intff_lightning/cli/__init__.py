@@ -22,6 +22,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(overview().format_help(), end="")
         return 0
+    if argv[:1] == ["configs"]:
+        from intff_lightning.cli.configs import list_configs
+
+        return list_configs(argv[1:])
     new = "torch" not in sys.modules and gc.isenabled()
     if new:  # a quarter of the imports is a search for garbage among what they make and keep
         gc.disable()

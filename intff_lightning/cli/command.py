@@ -1,7 +1,7 @@
 """IntFFCLI: Lightning's command line with the package's callbacks, loggers and messages."""
 
 import argparse
-import difflib
+import functools
 import inspect
 import os
 import sys
@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoin
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from torch.utils.data import TensorDataset
 
 import intff_lightning.augmentations
 import intff_lightning.backprop
@@ -32,19 +34,18 @@ import intff_lightning.units  # noqa: F401  # with these imported, a config may 
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
+from intff_lightning.cli.configs import find_config
 from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
 from intff_lightning.cli.overview import DESCRIPTION
 from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
 from intff_lightning.datamodules import PairedDataModule
+from intff_lightning.datamodules.pictures import Pictures, read_pictures
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
 from intff_lightning.files import atomic_write, is_locked
 from intff_lightning.lightning_compat import CompatCLI, quiet, take_version
 from intff_lightning.network import Network
 from intff_lightning.recipe import Recorded
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-"""Folder of the packaged config files."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -73,9 +74,15 @@ class IntFFCLI(CompatCLI):
         except ConfigurationError as error:
             parser.error(str(error))
         self.config = parser.parse_args(with_checkpoint(parser, argv))
+        subcommand = self.config.subcommand
+        if subcommand not in (None, "predict") and self.config[subcommand].images is not None:
+            parser.error(f"--images has no effect in {subcommand}: it is for predict.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(ours.LinearProbe, "probe")
+        parser.add_argument(
+            "--images", type=str, default=None, help="For predict: a picture, or a folder of pictures, to classify."
+        )
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Test the best weights when fit is done.")
 
     # ---------------------------------------------------------------- the Trainer
@@ -112,7 +119,8 @@ class IntFFCLI(CompatCLI):
         bar = [ours.UnitProgress()] if progress and not any(isinstance(c, ProgressBar) for c in given) else []
         probe = self._probe()
         if self.subcommand == "predict":
-            return [ours.PredictionWriter(), *bar]
+            pictures = self.pictures
+            return [ours.PictureWriter(*pictures[:2]) if pictures else ours.PredictionWriter(), *bar]
         report = ours.TerminalReport(epoch_lines=not progress)
         callbacks = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), *([probe] if probe else []), report]
         if self.subcommand == "fit" and not options.get("fast_dev_run"):
@@ -123,6 +131,19 @@ class IntFFCLI(CompatCLI):
                 best = "val/probe_accuracy" if self._unsupervised() else "val/accuracy"
                 callbacks += [ours.BestCheckpoint(best), ours.LastCheckpoint()]
         return [*callbacks, *bar]
+
+    @functools.cached_property
+    def pictures(self) -> Pictures | None:
+        """The user's own pictures to classify, or ``None`` if they are to come from the data."""
+        path, shape = self.value("images"), self.model.hparams["input_shape"]
+        if path is None:
+            return None
+        if shape is None:
+            raise ConfigurationError("--images needs a trained network: give --ckpt_path FILE, or pretrained:NAME.")
+        pictures = read_pictures(path, shape, self.datamodule.framing)
+        for reason in pictures.skipped:
+            rank_zero_warn(f"skipped: {reason}")
+        return pictures
 
     def _unsupervised(self) -> bool:
         return isinstance(self.model, LabelClassifier) and self.model.unsupervised
@@ -170,7 +191,12 @@ class IntFFCLI(CompatCLI):
             with atomic_write(Path(log_dir) / "config.yaml") as partial:
                 self.save_config(partial)
 
-    before_predict = _keep_config
+    def before_predict(self) -> None:
+        """Keep the configuration; let the user's pictures take the place of the data."""
+        self._keep_config()
+        if self.pictures is not None:
+            classes = self.model.hparams["num_classes"]
+            self.datamodule = PairedDataModule(predict=TensorDataset(self.pictures.image), num_classes=classes)
 
     def before_validate(self) -> None:
         """Keep the configuration; Lightning's table of results would repeat ours."""
@@ -204,6 +230,8 @@ class IntFFCLI(CompatCLI):
         for writer in trainer.callbacks:
             if isinstance(writer, ours.PredictionWriter) and trainer.is_global_zero:
                 print(f"predictions  {writer.path}")
+                for sheet in writer.sheets if isinstance(writer, ours.PictureWriter) else ():
+                    print(f"sheet        {sheet}")
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -216,18 +244,6 @@ def _is_default(part: Recorded) -> bool:
 
 
 # -------------------------------------------------------------------- arguments
-
-
-def find_config(name: str) -> Path:
-    """Return a config file by its path, or by the name of a packaged one (``digits``, ``paper/NAME``)."""
-    path, packaged = Path(name), CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
-    if (path.exists() and not path.is_dir()) or packaged.is_file():
-        return path if path.exists() and not path.is_dir() else packaged
-    names = [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")]
-    near = difflib.get_close_matches(path.stem, names, n=1) or ["digits"]
-    raise ConfigurationError(
-        f"--config: there is no file {name}, nor a packaged config of this name; {near[0]} is one."
-    )
 
 
 def _with_config_files(argv: list[str]) -> list[str]:

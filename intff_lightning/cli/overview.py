@@ -8,15 +8,19 @@ DESCRIPTION = """Train networks with the Integrated Forward-Forward algorithm: l
   intff fit --config mnist --data.data_dir DIR --trainer.max_epochs 5
   intff test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
   intff predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+  intff predict --ckpt_path pretrained:mnist --images FILE_OR_FOLDER
+  intff configs
 
 `intff` and `python -m intff_lightning` are the same. --config takes a file, or the name of a packaged config. Every
-argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all."""
+argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all. `intff configs`
+lists the packaged configs, and --ckpt_path pretrained:NAME takes a trained network that comes with the package."""
 
 COMMANDS = {
     "fit": "Train a network, and test its best weights.",
     "validate": "Evaluate a checkpoint on the validation data.",
     "test": "Evaluate a checkpoint on the test data.",
     "predict": "Write the class of every image that is to be predicted.",
+    "configs": "List the packaged configs.",
 }
 
 

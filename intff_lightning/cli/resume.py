@@ -12,6 +12,7 @@ from intff_lightning.checkpoints import read_checkpoint
 from intff_lightning.errors import CheckpointError, ConfigurationError
 from intff_lightning.files import is_locked
 from intff_lightning.lightning_compat import is_first_process, parse_given
+from intff_lightning.pretrained import PREFIX, find_weights
 from intff_lightning.recipe import differences
 
 RUNS = "lightning_logs"
@@ -26,8 +27,9 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
     """Resolve ``--ckpt_path``; put the recipes of the checkpoint before the user's arguments, which override them.
 
     ``last`` and ``best`` are the newest files of these names in the folders of the loggers and callbacks that the
-    arguments ask for. ``fit --ckpt_path last`` takes a file of the same recipes and seed only, and none of a run that
-    is still in progress. If there is no file, it starts from scratch.
+    arguments ask for, and ``pretrained:NAME`` is a file that comes with the package. ``fit --ckpt_path last`` takes a
+    file of the same recipes and seed only, and none of a run that is still in progress. If there is no file, it starts
+    from scratch.
 
     Raises:
         ConfigurationError: There is no such file.
@@ -39,7 +41,14 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
     if name is None or name.split(":")[0] in ("hpc", "registry"):  # Lightning resolves these
         return argv
     fit, folders = argv[0] == "fit", _folders(options.get("trainer") or {})
-    if name not in ("last", "best"):
+    if name.startswith(PREFIX):
+        found = [find_weights(name.removeprefix(PREFIX))]
+        if fit:
+            raise ConfigurationError(
+                f"--ckpt_path {name}: fit resumes a run, and this holds weights alone. To fine-tune them, in Python:\n"
+                f'trainer.fit(IntFFModule.from_pretrained("{name.removeprefix(PREFIX)}").train(), data)'
+            )
+    elif name not in ("last", "best"):
         if not Path(name).is_file():
             raise ConfigurationError(f"--ckpt_path: there is no file {name}.")
         found = [Path(name)]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -22,6 +22,7 @@ from intff_lightning.datamodules.loading import (
     told_classes,
 )
 from intff_lightning.errors import ConfigurationError, DataError, IntFFError, check_choice
+from intff_lightning.framing import Framing
 from intff_lightning.pairs import data_share
 from intff_lightning.samples import Reader, check_labels, check_pixels
 
@@ -51,6 +52,9 @@ def _classes(*datasets: Dataset[Any] | None) -> int | None:
 
 class PartDataModule(L.LightningDataModule):
     """Base of datamodules with one method for the loaders of all parts."""
+
+    framing: ClassVar[Framing | None] = None
+    """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
 
     def loader(self, part: Part) -> Any:
         """Return the loader of a part."""

@@ -1,6 +1,6 @@
 """The digits that come with scikit-learn: 1,797 images of 8x8 pixels, no download."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.framing import Framing
 from intff_lightning.lightning_compat import scikit_learn_digits
 
 
@@ -23,6 +24,7 @@ class DigitsDataModule(PairedDataModule):
     """
 
     draws_test_samples = True
+    framing: ClassVar[Framing | None] = Framing(side=8, longest=8)
 
     def __init__(self, test_size: int = 360, pad: int = 1, val_size: float = 180, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)

@@ -33,24 +33,39 @@ def read(
     path: str, size: Sequence[int], grey: bool, pixel_range: Sequence[float] | None, background: int | None
 ) -> Tensor:
     """Return the pixels ``(C, H, W)`` uint8 of a file."""
+    image = open_image(path, pixel_range)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = _on_background(image, path, background)
+    image = image.convert("L" if grey else "RGB")
+    pixels: Tensor = pil_to_tensor(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return pixels
+
+
+def open_image(path: str | Path, pixel_range: Sequence[float] | None = None) -> Image.Image:
+    """Return the image in a file, with 8 bits per channel.
+
+    Args:
+        path: The file.
+        pixel_range: See :class:`~intff_lightning.datamodules.ImageFolderDataModule`.
+
+    Raises:
+        DataError: The file cannot be read as an image, or nothing tells the range of its pixels.
+    """
     try:
         with Image.open(path) as file:
             deep = file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PNG")  # 16 bits per pixel
             image: Image.Image = file
             if pixel_range is not None or deep or file.mode in ("I", "F"):
                 image = _with_8_bits(file, path, (0, 65535) if deep and pixel_range is None else pixel_range, deep)
-            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-                image = _on_background(image, path, background)
-            image = image.convert("L" if grey else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
+            image.load()
+            return image.convert("RGB") if image.mode == "LAB" else image  # refused: Pillow cannot convert it
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # any of these for damaged files
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as an image: remove or repair it. ({error})") from None
-    pixels: Tensor = pil_to_tensor(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    return pixels
 
 
-def _with_8_bits(file: Image.Image, path: str, pixel_range: Sequence[float] | None, deep: bool) -> Image.Image:
+def _with_8_bits(file: Image.Image, path: str | Path, pixel_range: Sequence[float] | None, deep: bool) -> Image.Image:
     """Return the image with its range of pixels scaled to 0..255."""
     if file.mode in ("1", "P", "PA"):
         file = file.convert("L" if file.mode == "1" else "RGBA")

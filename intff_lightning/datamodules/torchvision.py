@@ -14,6 +14,7 @@ from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.framing import Framing
 
 
 class TorchvisionDataModule(PairedDataModule):
@@ -117,6 +118,7 @@ class MNISTDataModule(TorchvisionDataModule):
 
     source: ClassVar[str] = "MNIST"
     folder: ClassVar[str] = "MNIST/raw"
+    framing: ClassVar[Framing | None] = Framing(side=28, longest=20)
 
 
 class FashionMNISTDataModule(MNISTDataModule):
@@ -124,6 +126,7 @@ class FashionMNISTDataModule(MNISTDataModule):
 
     source: ClassVar[str] = "FashionMNIST"
     folder: ClassVar[str] = "FashionMNIST/raw"
+    framing: ClassVar[Framing | None] = Framing(side=28, longest=28, strokes=False)
 
 
 class CIFAR10DataModule(TorchvisionDataModule):

@@ -264,6 +264,35 @@ def wrong_predictions(
     return figure
 
 
+def contact_sheet(names: Sequence[str], image: Tensor, scores: Tensor, columns: int = 5) -> Figure:
+    """Draw named images ``(N, *)``, each beside bars for the scores ``(N, L)`` of its labels; the highest is black."""
+    pictures, labels = _as_images(image), scores.shape[1]
+    columns = min(columns, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(2.5 * columns, 0.45 + 1.5 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    tall = pictures.shape[1] / pictures.shape[2]  # an image is 1 wide, and its bars are as tall
+    bars = scores - scores.amin(1, keepdim=True).clamp(max=0)
+    bars = 0.8 * bars / bars.amax(1, keepdim=True).clamp(min=1e-12)
+    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+        left, top = 2.3 * (i % columns), (tall + 0.4) * (i // columns)
+        place = (left, left + 1, top + tall, top)
+        axes.imshow(picture.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, extent=place, zorder=1)
+        guess = int(scores[i].argmax())
+        text = name if len(name) <= 16 else f"{name[:7]}...{name[-6:]}"
+        axes.text(left, top - 0.06, f"{text}: {guess}", fontsize=8, va="bottom", parse_math=False)
+        heights = [top + tall * (c + 0.5) / labels for c in range(labels)]
+        colors = ["black" if c == guess else "0.7" for c in range(labels)]
+        axes.barh(heights, bars[i].tolist(), 0.7 * tall / labels, left + 1.25, color=colors)
+        if labels <= 12:
+            for c, height in enumerate(heights):
+                axes.text(left + 1.2, height, str(c), fontsize=6, ha="right", va="center")
+    axes.set(xlim=(-0.05, 2.3 * columns - 0.15), ylim=((tall + 0.4) * lines - 0.3, -0.35), aspect="equal")
+    axes.set_axis_off()
+    figure.suptitle("What the network sees, and the goodness of each label", fontsize=10)
+    return figure
+
+
 def _as_images(samples: Tensor, channels: int | None = None) -> Tensor:
     """Turn samples ``(N, *)`` into pictures ``(N, H, W, 1 or 3)``; values do not change.
 

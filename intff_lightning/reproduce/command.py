@@ -73,7 +73,12 @@ class Command:
         if self.facts is None:
             add_training_arguments(parser)
             parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="only these rows, from 1 on")
-            parser.add_argument("--configs", type=Path, metavar="DIR", help="only write each row as a config for `fit`")
+            parser.add_argument(
+                "--configs",
+                type=Path,
+                metavar="DIR",
+                help="only write each row as a config for `fit`, with what is measured in --out",
+            )
 
     def chosen(self, numbers: list[int] | None) -> list[Row]:
         """Return the rows with these numbers, from 1 on; ``None`` chooses all."""
@@ -231,8 +236,10 @@ def _reproduce(arguments: argparse.Namespace, line: str) -> None:
     if not any(plan.values()) and any(command.rows for command in commands):
         raise ConfigurationError(f"--procedure {options['procedure']}: these rows lack it (BP has tuned and author).")
     if options["configs"] is not None:
-        for name, pairs in plan.items():
-            configs.write(name, pairs, options["configs"])
+        for command in commands:
+            measured = {_key(row): row for row in _rows_of(out / f"{command.name}.json") if not row.get("quick")}
+            pairs = plan[command.name]
+            configs.write([(row, name, measured.get(_place(row, name))) for row, name in pairs], options["configs"])
         return
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -314,11 +321,9 @@ def rounds_text(command: Command, procedure: str, quick: bool = False) -> tuple[
 
 def _check_kind(path: Path, quick: bool) -> None:
     """Keep a quick look from overwriting results, and the reverse."""
-    if path.is_file():
-        rows = json.loads(path.read_text())
-        if any(row.get("quick", quick) is not quick for row in rows):
-            kind = "the results of a full run" if quick else "those of a quick look"
-            raise ConfigurationError(f"{path} holds {kind}: name another folder, --out DIR.")
+    if any(row.get("quick", quick) is not quick for row in _rows_of(path)):
+        kind = "the results of a full run" if quick else "those of a quick look"
+        raise ConfigurationError(f"{path} holds {kind}: name another folder, --out DIR.")
 
 
 def _with_procedures(rows: Iterable[Row], names: Sequence[str]) -> list[tuple[Row, str]]:
@@ -369,11 +374,18 @@ def _one(run: Run, data_dir: str, folder: Path, prefix: str) -> dict[str, Any]:
 
 def _with_earlier(command: Command, rows: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """Return the rows of this call, and those of earlier calls that it did not train, in the order of the table."""
-    path = out / f"{command.name}.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else []
-    made = {_key(row): row for row in [*earlier, *rows]}
-    order = [(row.algorithm, row.network, row.corruption, row.rate) for row in command.rows]
-    return [made[key] for place in order for name in PROCEDURES if (key := (*place, name)) in made]
+    made = {_key(row): row for row in [*_rows_of(out / f"{command.name}.json"), *rows]}
+    return [made[key] for row in command.rows for name in PROCEDURES if (key := _place(row, name)) in made]
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that earlier calls have written, if any."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return rows
+
+
+def _place(row: Row, procedure: str) -> tuple[Any, ...]:
+    return row.algorithm, row.network, row.corruption, row.rate, procedure
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

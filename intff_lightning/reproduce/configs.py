@@ -1,12 +1,13 @@
 """Rows as config files of the command line: ``intff fit --config FILE`` trains one."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from intff_lightning.cli.configs import Notes
 from intff_lightning.recipe import to_recipe
 from intff_lightning.reproduce.procedures import make_procedure
 from intff_lightning.reproduce.rows import Row
@@ -56,15 +57,27 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_mapping(tag, mapping, flow_style=flow)
 
 
-def write(table: str, rows: Iterable[tuple[Row, str]], folder: Path) -> None:
-    """Write one file per row and procedure."""
+def notes(row: Row, kind: str, measured: Mapping[str, Any] | None) -> Notes:
+    """Return the notes at the head of a row's config, with its line of ``NAME.json`` if there is one."""
+    name = {"intff": "IntFF", "ff": "FF", "bp": "Backpropagation"}[row.algorithm]
+    paper = "" if row.paper_accuracy is None else f" The paper has {row.paper_accuracy:.2f} %."
+    figures = {}
+    if measured is not None:
+        seeds, threads = measured["seeds"], measured["threads"]
+        figures["accuracy"] = f"{measured['accuracy_mean']:.2f} % ({seeds} seed{'s'[: seeds > 1]})"
+        figures["minutes"] = f"{measured['seconds'] / 60:.1f} ({threads} core{'s'[: threads > 1]})"
+    return Notes(
+        f"{name} {row.network} of {row.table}, {kind} procedure.{paper}",
+        **figures,
+        command=f"python -m intff_lightning.reproduce {row.table} --procedure {kind} --configs DIR",
+    )
+
+
+def write(rows: Iterable[tuple[Row, str, Mapping[str, Any] | None]], folder: Path) -> None:
+    """Write one file per row and procedure, with what was measured for it, see :func:`notes`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for row, kind in rows:
+    for row, kind, measured in rows:
         path = folder / file_name(row, kind)
-        paper = "" if row.paper_accuracy is None else f", {row.paper_accuracy:.2f} % in the paper"
-        head = (
-            f"# {row.algorithm} {row.network} of {table}{paper}; the {kind} procedure, as written by\n"
-            f"# python -m intff_lightning.reproduce {table} --procedure {kind} --configs DIR\n"
-        )
-        path.write_text(head + yaml.dump(config(row, kind), Dumper=_Dumper, sort_keys=False, width=120))
+        text = yaml.dump(config(row, kind), Dumper=_Dumper, sort_keys=False, width=120)
+        path.write_text(notes(row, kind, measured).head() + text)
         print(f"written: {path}")
