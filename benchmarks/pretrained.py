@@ -37,7 +37,8 @@ CONFIGS = {
     "mnist_conv": "mnist_conv",
 }
 """The networks, and their configs."""
-_FREE = ("data_dir", "num_workers", "input_shape", "num_classes", "download")  # of the machine, or found in the data
+_FREE = ("data_dir", "download", "num_workers")  # of the machine
+_FOUND = ("encoder", "input_shape", "num_classes")  # by the data, if the config does not give them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +87,8 @@ def main(arguments: argparse.Namespace) -> None:
 def lean(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint without the state of its training, and without what belongs to this machine."""
     recipes = checkpoint["recipes"]
-    for key in ("data_dir", "num_workers"):
-        recipes["data"]["init_args"].pop(key, None)
+    here = {"data_dir": None, "num_workers": 0}
+    recipes["data"]["init_args"].update({key: here[key] for key in here.keys() & recipes["data"]["init_args"].keys()})
     kept = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "hyper_parameters", "hparams_name")
     return {
         **{key: checkpoint[key] for key in kept if key in checkpoint},
@@ -100,7 +101,11 @@ def check(checkpoint: dict[str, Any], config: str, seed: int) -> None:
     """Refuse the checkpoint of another config or seed."""
     wanted, made = parsed(config), parsed(yaml.safe_dump(checkpoint["recipes"]))
     found = [each for part in ("model", "data") for each in differences(wanted[part], made[part], part)]
-    other = [f"{key} is {b} instead of {a}" for key, a, b in found if key.rpartition(".")[2] not in _FREE]
+    other = [
+        f"{key} is {b} instead of {a}"
+        for key, a, b in found
+        if (name := key.rpartition(".")[2]) not in _FREE and not (a is None and name in _FOUND)
+    ]
     if checkpoint["training"]["seed"] != seed:
         other.append(f"the seed is {checkpoint['training']['seed']} instead of {seed}")
     if other:

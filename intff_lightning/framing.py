@@ -37,13 +37,14 @@ class Framing:
     def frame(self, picture: Image.Image) -> Image.Image:
         """Return a picture as an image of the data set, in mode ``L``.
 
-        One that looks like an image of the data set (its size, grey, with a dark border) is taken as it is.
+        One that looks like an image of the data set (its size, grey, with dark corners) is taken as it is.
 
         Raises:
             DataError: The picture is of one colour.
         """
         grey = picture.convert("L")
-        if picture.size == (self.side, self.side) and _is_grey(picture) and np.median(_border(grey)) < 128:
+        corners = np.asarray(grey)[:: picture.height - 1, :: picture.width - 1]
+        if picture.size == (self.side, self.side) and _is_grey(picture) and np.median(corners) < 128:
             return grey
         shown = _foreground(picture)
         if self.strokes:
@@ -66,7 +67,8 @@ class Framing:
         for axis, length in enumerate(shown.shape):
             weights = shown.sum(1 - axis)
             middle = float((weights * np.arange(length)).sum() / weights.sum()) if self.strokes else (length - 1) / 2
-            start = min(max(round((self.side - 1) / 2 - middle), 0), self.side - length)
+            centre = self.side / 2 if self.strokes else (self.side - 1) / 2  # MNIST's own lies there
+            start = min(max(round(centre - middle), 0), self.side - length)
             places.append(slice(start, start + length))
         square[places[0], places[1]] = shown
         return square
