@@ -58,6 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     checkpoint = lean(read_checkpoint(best))
     check(checkpoint, config, seed)
     path = out / f"{name}.ckpt"
+    out.mkdir(parents=True, exist_ok=True)
     whole: dict[str, torch.Tensor] = checkpoint["state_dict"]
     small = {key: value.half() if value.dtype == torch.float32 else value for key, value in whole.items()}
     both = [{**checkpoint, "state_dict": weights} for weights in (whole, small)]

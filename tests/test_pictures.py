@@ -6,13 +6,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from intff_lightning.callbacks import PictureWriter, predictions
 from intff_lightning.cli import main
 from intff_lightning.datamodules import FashionMNISTDataModule, MNISTDataModule
 from intff_lightning.datamodules.pictures import read_pictures
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.framing import Framing, to_shape
+from intff_lightning.reporting.plots import contact_sheet
 
 MNIST = MNISTDataModule.framing
 STROKES = {  # lines of a round pen in a box of 100 x 160
@@ -163,20 +166,18 @@ def test_what_is_no_picture_is_named(tmp_path):
 # -------------------------------------------------------------------- the command
 
 
-def predict(folder, *options, network="mnist"):
+def predict(folder, *options):
     pictures = ["--images", str(folder)] if folder else []
-    return main(["predict", "--ckpt_path", f"pretrained:{network}", *options, *pictures])
+    return main(["predict", "--ckpt_path", "pretrained:mnist", *options, *pictures])
 
 
 @pytest.mark.usefixtures("blank_figures")
-@pytest.mark.parametrize("network", ["mnist", "mnist_by_class"])
-def test_digits_from_a_pen_and_a_font_are_read(network, tmp_path, capsys):
+def test_digits_from_a_pen_and_a_font_are_read(tmp_path, capsys):
     for name, draw, colours in (("pen", pen, ("white", "black")), ("font", printed, ("black", "white"))):
         (tmp_path / name).mkdir()
         for digit in range(10):
             draw(digit, *colours).save(tmp_path / name / f"{digit}.png")
-    (tmp_path / "pen/notes.txt").write_text("no picture")
-    assert predict(tmp_path, network=network) == 0
+    assert predict(tmp_path) == 0
     printed_lines = capsys.readouterr()
     assert "contact_sheet.png" in printed_lines.out
     assert Path("lightning_logs/version_0/contact_sheet.png").is_file()
@@ -192,7 +193,7 @@ def test_digits_from_a_pen_and_a_font_are_read(network, tmp_path, capsys):
 
 @pytest.mark.usefixtures("blank_figures")
 def test_the_files_of_mnist_have_the_classes_of_the_data_set(tiny_mnist, tmp_path):
-    assert predict(None, "--data.data_dir", str(tiny_mnist)) == 0
+    assert predict(None, "--data.data_dir", str(tiny_mnist), "--data.val_size", "100") == 0
     data = MNISTDataModule(str(tiny_mnist), val_size=100)
     folder = tmp_path / "files"
     folder.mkdir()
@@ -206,16 +207,30 @@ def test_the_files_of_mnist_have_the_classes_of_the_data_set(tiny_mnist, tmp_pat
 
 
 @pytest.mark.usefixtures("blank_figures")
-def test_many_pictures_take_several_sheets(tmp_path):
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for k in range(101):
-        pen(k % 10).resize((24, 30)).save(folder / f"{k:03}.png")
-    assert predict(folder, network="digits") == 0
-    assert sorted(path.name for path in Path("lightning_logs/version_0").glob("*.png")) == [
-        "contact_sheet.png",
-        "contact_sheet_2.png",
-    ]
+def test_many_pictures_take_several_sheets(monkeypatch):
+    monkeypatch.setattr(predictions, "_SHEET", 2)
+    writer = PictureWriter(["a", "b", "c"], torch.zeros(3, 1, 28, 28, dtype=torch.uint8))
+    writer.write(Path("predictions.csv"), [(0, k, 1, [0.0, 2.0, 1.0]) for k in range(3)], slice(1, None))
+    assert [path.name for path in writer.sheets] == ["contact_sheet.png", "contact_sheet_2.png"]
+    assert all(path.is_file() for path in writer.sheets)
+    assert predicted(".")[2] == {
+        "file": "c",
+        "class": "1",
+        "goodness_0": "0.0",
+        "goodness_1": "2.0",
+        "goodness_2": "1.0",
+    }
+
+
+def test_a_contact_sheet_has_a_bar_for_the_goodness_of_every_label():
+    scores = torch.tensor([[1.0, 4.0, 2.0], [6.0, 3.0, 0.0]])
+    figure = contact_sheet(["a.png", "b.png"], torch.rand(2, 1, 28, 28), scores)
+    (axes,) = figure.axes
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == pytest.approx([0.2, 0.8, 0.4, 0.8, 0.4, 0.0])
+    assert [bar.get_facecolor()[:3] == (0, 0, 0) for bar in axes.patches] == [False, True, False, True, False, False]
+    assert len(axes.images) == 2
+    assert {"a.png: 1", "b.png: 0"} <= {text.get_text() for text in axes.texts}
 
 
 @pytest.mark.parametrize(

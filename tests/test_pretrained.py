@@ -36,7 +36,7 @@ def test_a_packaged_network_holds_no_state_of_its_training(entry):
     assert find_config(entry["config"]).is_file()
     checkpoint = torch.load(path, weights_only=True)
     assert not {"optimizer_states", "lr_schedulers", "callbacks", "loops"} & checkpoint.keys()
-    assert "/" not in str(checkpoint["recipes"])  # no path of the machine that made it
+    assert checkpoint["recipes"]["data"]["init_args"].get("data_dir") is None  # not that of the machine that made it
     assert checkpoint["training"] == {"seed": entry["seed"]}
     module = IntFFModule.from_pretrained(entry["name"])
     assert not module.training

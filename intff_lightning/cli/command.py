@@ -76,7 +76,7 @@ class IntFFCLI(CompatCLI):
         self.config = parser.parse_args(with_checkpoint(parser, argv))
         subcommand = self.config.subcommand
         if subcommand not in (None, "predict") and self.config[subcommand].images is not None:
-            parser.error(f"--images has no effect in {subcommand}: it is for predict.")
+            parser.error(f"the option --images has no effect in {subcommand}: it is for predict.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(ours.LinearProbe, "probe")
