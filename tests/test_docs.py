@@ -255,7 +255,7 @@ def _option(words, capsys):
             _cli([*fit, *_filled(words)], capsys)
             ACCEPTED.add(tuple(words))
     else:
-        known = {"--help", "--config", "--print_config"}
+        known = {"--help", "--config", "--print_config", "--images"}
         for help_of, arguments in ((reproduce.main, ["table1"]), (reproduce.main, ["tune"]), (report.main, [])):
             with pytest.raises(SystemExit):
                 help_of([*arguments, "--help"])
