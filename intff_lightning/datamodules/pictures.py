@@ -9,7 +9,6 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from intff_lightning.datamodules.folder import open_image
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.framing import Framing, to_shape
 
@@ -40,6 +39,8 @@ def read_pictures(path: str | Path, input_shape: Sequence[int], framing: Framing
         DataError: There is no such file, or no picture.
         ConfigurationError: The network is not one of images with one or three channels.
     """
+    from intff_lightning.datamodules.image_files import open_image  # imports torchvision
+
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise ConfigurationError(f"pictures need a network for images of 1 or 3 channels, not {tuple(input_shape)}.")
     path = Path(path)
