@@ -8,6 +8,8 @@ import json
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -122,7 +124,8 @@ def _reproduce(arguments, capsys):
 
 def _report(arguments, capsys):
     assert report.main(arguments) == 0, capsys.readouterr().err
-    assert "report.html" in capsys.readouterr().out
+    several = len([word for word in arguments if word.startswith("lightning_logs")]) > 1
+    assert ("comparison.html" if several else "report.html") in capsys.readouterr().out
 
 
 def _benchmarks(arguments, capsys):
@@ -165,7 +168,7 @@ def accept(command, capsys):
         arguments = ["-m", parsed.training_script, *parsed.training_script_args]
         program = "python"
     if program == "intff":
-        _cli(arguments, capsys)
+        _report(arguments[1:], capsys) if arguments[:1] == ["report"] else _cli(arguments, capsys)
     elif program == "python" and arguments[0] == "-m":
         assert arguments[1] in MODULES, command
         MODULES[arguments[1]](arguments[2:], capsys)
@@ -191,6 +194,10 @@ def trained(tmp_path_factory):
         patch.setenv("COLUMNS", "80")
         options = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
         assert main(["fit", "--config", str(ROOT / DIGITS), *options]) == 0
+    other = folder / "lightning_logs/version_1"  # to be compared with
+    other.mkdir()
+    for name in ("metrics.csv", "config.yaml"):
+        shutil.copy(folder / "lightning_logs/version_0" / name, other)
     return folder / "lightning_logs", printed.getvalue()
 
 

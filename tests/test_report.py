@@ -5,11 +5,14 @@ import csv
 import os
 import re
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from browser import look, needs_browser
 from conftest import ROOT
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -17,7 +20,8 @@ from lightning.pytorch.loggers import CSVLogger
 from intff_lightning import IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.cli import main as fit
-from intff_lightning.report import main, read_metrics
+from intff_lightning.report import main
+from intff_lightning.reporting.runs import read_metrics
 
 DIGITS = ["fit", "--config", str(ROOT / "configs/digits.yaml"), "--trainer.max_epochs", "2"]
 
@@ -48,12 +52,24 @@ def _page(folder):
     return page, {title: base64.b64decode(data) for title, data in pictures.items()}
 
 
+@pytest.fixture(scope="module")
+def reported(finished, tmp_path_factory):
+    """A copy of the run with its report, and what the command printed."""
+    root = tmp_path_factory.mktemp("report")
+    folder = root / "lightning_logs/version_0"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "figures")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        patch.chdir(root)
+        assert main([str(folder)]) == 0
+    return folder, out.getvalue(), err.getvalue()
+
+
 @pytest.mark.slow
-def test_a_finished_run(run_folder, capsys):
-    assert main([str(run_folder)]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert "report      lightning_logs/version_0/report.html" in printed.out
+def test_a_finished_run(reported):
+    run_folder, out, err = reported
+    assert err == ""
+    assert "report      lightning_logs/version_0/report.html" in out
     page, pictures = _page(run_folder)
     assert list(pictures) == [
         "Local loss", "Accuracy over epochs", "Goodness over epochs", "Goodness of each unit", "Accuracy by unit",
@@ -69,6 +85,18 @@ def test_a_finished_run(run_folder, capsys):
     assert "max_epochs: 2" in page  # the configuration
     assert "dense 100-200-200-200 ReLU" in page
     assert not list(run_folder.glob("**/.*"))  # half-written files
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1300, False), (400, True)])
+def test_in_a_browser_nothing_is_cut_off(reported, width, dark, tmp_path):
+    page = Path(shutil.copy(reported[0] / "report.html", tmp_path))
+    opened = "document.querySelector('details').open = true; [...document.images].map(one => one.naturalWidth > 0)"
+    seen = look(page, width, dark, opened)
+    assert seen["wide"] == []
+    assert seen["result"] == [True] * 9
+    assert seen["back"] == ("rgb(26, 26, 26)" if dark else "rgb(255, 255, 255)")
 
 
 @pytest.mark.slow

@@ -26,6 +26,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from intff_lightning.cli.configs import list_configs
 
         return list_configs(argv[1:])
+    if argv[:1] == ["report"]:
+        from intff_lightning.report import main as report
+
+        return report(argv[1:])
     new = "torch" not in sys.modules and gc.isenabled()
     if new:  # a quarter of the imports is a search for garbage among what they make and keep
         gc.disable()

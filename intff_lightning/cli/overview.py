@@ -10,6 +10,7 @@ DESCRIPTION = """Train networks with the Integrated Forward-Forward algorithm: l
   intff predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
   intff predict --ckpt_path pretrained:mnist --images FILE_OR_FOLDER
   intff configs
+  intff report lightning_logs/version_0 lightning_logs/version_1
 
 `intff` and `python -m intff_lightning` are the same. --config takes a file, or the name of a packaged config. Every
 argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all. `intff configs`
@@ -21,6 +22,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test data.",
     "predict": "Write the class of every image that is to be predicted.",
     "configs": "List the packaged configs.",
+    "report": "Write a page about a run, or one that compares runs.",
 }
 
 

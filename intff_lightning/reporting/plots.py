@@ -3,6 +3,7 @@
 They can be read in grey and by colour-blind people: lines differ in dash, areas in hatching, and scales have one hue.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,13 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the file's suffix."""
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix[1:])
+
+
+def encode(figure: Figure, format: str) -> bytes:
+    """Return what a file of the figure would hold."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, format=format)
+    return buffer.getvalue()
 
 
 def training_curves(history: Mapping[str, Points]) -> dict[str, Figure]:
@@ -108,6 +116,35 @@ def curves(
 def _line(axes: Any, points: Points, label: str | None, **style: Any) -> None:
     epochs, values = zip(*points, strict=True)
     axes.plot(epochs, values, label=label, marker="o" if len(points) == 1 else None, **style)
+
+
+def run_style(i: int) -> dict[str, Any]:
+    """Return the look of the i-th of several runs; the first hundred differ."""
+    style = STYLES[i % len(STYLES)]
+    return style | {"linestyle": STYLES[(i + i // len(STYLES)) % len(STYLES)]["linestyle"]}
+
+
+def run_curves(title: str, label: str, runs: Mapping[int, Points]) -> Figure:
+    """Draw a metric of several runs over epochs. A legend needs room for long names, so it is outside the figure."""
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for i, points in runs.items():
+        every = {"markersize": 5, "markevery": max(1, len(points) // 8)}
+        axes.plot(*zip(*points, strict=True), linewidth=1.5, **every, **run_style(i))
+    axes.set(title=title, xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, alpha=0.3)
+    return figure
+
+
+def run_sample(i: int) -> Figure:
+    """Draw a short piece of the line of the i-th run, for a legend."""
+    figure = Figure(figsize=(0.5, 0.16))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.plot([0, 1, 2], [0, 0, 0], linewidth=1.5, markersize=5, markevery=[1], **run_style(i))
+    axes.set(xlim=(0, 2))
+    axes.set_axis_off()
+    return figure
 
 
 def goodness_histograms(
