@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from intff_lightning.reporting.plots import STYLES, save
-from intff_lightning.reporting.results import about, markdown_table, write_results
+from intff_lightning.reporting.results import about, write_results
+from intff_lightning.reporting.tables import markdown_table
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:

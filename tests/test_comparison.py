@@ -3,6 +3,7 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def _run(name, widths=(200, 200), rate=0.001, seed=0, **metrics):
     folder = Path("logs") / name
     folder.mkdir(parents=True)
     names = list(metrics)
-    rows = [f"{e},{e},{','.join(map(str, values))}" for e, values in enumerate(zip(*metrics.values(), strict=True))]
+    values = zip_longest(*metrics.values(), fillvalue="")
+    rows = [f"{epoch},{epoch},{','.join(map(str, row))}" for epoch, row in enumerate(values)]
     (folder / "metrics.csv").write_text("\n".join([",".join(["epoch", "step", *names]), *rows, ""]))
     unit = {"class_path": "intff_lightning.DenseUnit", "init_args": {"widths": list(widths)}}
     model = {"class_path": "intff_lightning.IntFFModule", "init_args": {"units": [unit], "lr": rate, "vote": None}}
@@ -34,8 +36,9 @@ def _run(name, widths=(200, 200), rate=0.001, seed=0, **metrics):
 def runs():
     """Three runs: b has no option lr, and c has other units, a metric of its own and no validation loss."""
     common = {"train/loss": [0.9, 0.8, 0.7], "val/loss": [1, 0.9, 0.8]}
+    tested = ["", "", "", 0.9712]  # after the last epoch
     a = _run("a", **common, **{"val/accuracy": ACCURACY["a"], "val/accuracy/unit_0": [0.1, 0.2, 0.3]})
-    b = _run("b", rate=1e-4, **common, **{"val/accuracy": ACCURACY["b"], "test/accuracy": ["", "", 0.9712]})
+    b = _run("b", rate=1e-4, **common, **{"val/accuracy": ACCURACY["b"], "test/accuracy": tested})
     c = _run("c", (100, 50, 10), **{"train/loss": [0.6, 0.5, 0.4], "val/accuracy": ACCURACY["c"], "own<b>": [1, 2, 3]})
     config = yaml.safe_load((b / "config.yaml").read_text())
     del config["model"]["init_args"]["vote"]
@@ -92,7 +95,7 @@ def test_the_table_has_what_differs_and_the_metrics_of_the_whole_network(runs, c
         "train/loss": ["0.7", "0.7", "0.4"],
         "val/loss": ["0.8", "0.8", "-"],
     }
-    best = re.findall(r'class="best" data-name="([^"]*)" data-value="([^"]*)"', text)
+    best = re.findall(r'class="number best" data-name="([^"]*)" data-value="([^"]*)"', text)
     assert best == [("val/accuracy, best", "0.98")]
     assert table.captions == [
         "Validation accuracy. val/accuracy over the epochs.",

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from intff_lightning.reporting.results import markdown_table
+from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import rounds, tables
 from intff_lightning.reproduce.command import COMMANDS, rounds_text
 

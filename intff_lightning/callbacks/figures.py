@@ -4,21 +4,22 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.files import storing_events
 from intff_lightning.network import Network, StepOutput
 from intff_lightning.pairs import PairedBatch, image_and_target
+from intff_lightning.reporting.loggers import Board, boards
+from intff_lightning.reporting.tables import result_rows, unit_rows
 
 _PAIRS, _FIELDS, _WRONG = 10, 128, 24
 
@@ -57,14 +58,24 @@ class _Seen:
         self.wrong = sorted([*self.wrong, *rows], key=lambda row: -row[0])[:_WRONG]
 
 
+@dataclass
+class _Places:
+    """Where figures go: a folder, if there is one, and loggers."""
+
+    folder: Path | None
+    boards: list[Board]
+
+
 class TrainingFigures(EvaluationCallback):
-    """Draws ``figures/*.png`` in the log folder, and into TensorBoard if that is a logger.
+    """Draws ``figures/*.png`` in the log folder, and into TensorBoard, Weights & Biases, MLflow and Comet.
 
     When training ends: ``local_loss`` (the paper's Figure 3), ``goodness`` and ``accuracy`` over epochs. After a test
     or a separate validation: ``goodness_histograms`` per unit with the threshold, ``accuracy_by_unit``,
     ``confusion_matrix``, ``receptive_fields`` of the first layer, ``wrong_predictions`` with the score of every label,
     and ``input_pairs`` as the network sees them. What a network does not have is left out. A checkpoint keeps the
     values of the curves, so a resumed run draws all of them. The first of several processes draws its own samples.
+
+    The loggers also get tables after a test or a separate validation: the results, the units, and the confusion matrix.
 
     Accuracies are those of a :class:`~intff_lightning.callbacks.GoodnessAccuracy` among the Trainer's callbacks.
 
@@ -112,12 +123,12 @@ class TrainingFigures(EvaluationCallback):
         return self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     def _draw_curves(self, trainer: L.Trainer) -> None:
-        place = self._place(trainer)
-        if place is not None and self.history:
+        places = self._places(trainer)
+        if places is not None and self.history:
             from intff_lightning.reporting.plots import training_curves  # matplotlib, only where it is needed
 
             for name, figure in training_curves(self.history).items():
-                self._save(trainer, place, name, figure)
+                self._save(trainer, places, name, figure)
 
     # ---------------------------------------------------------------- an evaluation
 
@@ -145,9 +156,9 @@ class TrainingFigures(EvaluationCallback):
         self._draw_evaluation(trainer, pl_module, "test")
 
     def _draw_evaluation(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        place = self._place(trainer)
+        places = self._places(trainer)
         seen, self._seen = self._seen, _Seen(0)
-        if place is None or not seen.samples:
+        if places is None or not seen.samples:
             return
         from intff_lightning.reporting import plots
 
@@ -165,6 +176,8 @@ class TrainingFigures(EvaluationCallback):
             vote = 100 * float(counts.diagonal().sum() / counts.sum())
             title = f"{where.capitalize()} accuracy {vote:.2f} %"
             figures["confusion_matrix"] = plots.confusion_matrix(title, counts)
+            for board in places.boards:
+                board.show_confusion("tables/confusion_matrix", title, counts, trainer.global_step)
             units = _by_unit(trainer.callback_metrics, f"{stage}/accuracy/unit_")
             if units:
                 voting = network.vote if network else []
@@ -189,37 +202,41 @@ class TrainingFigures(EvaluationCallback):
             title = f"First layer: weights of {len(largest)} of {len(fields)} neurons, the largest ones"
             figures["receptive_fields"] = plots.receptive_fields(title, fields[largest])
         for name, figure in figures.items():
-            self._save(trainer, place, name, figure)
+            self._save(trainer, places, name, figure)
+        tables = {stage: result_rows(trainer.callback_metrics, stage, network.vote if network else [])}
+        if isinstance(module, Network):
+            tables["units"] = unit_rows(module)
+        for name, (head, *lines) in tables.items():
+            titles = [title.replace("\n", " ") or "part" for title in head]
+            for board in places.boards:
+                board.show_table(f"tables/{name}", [titles, *lines], trainer.global_step)
 
-    # ---------------------------------------------------------------- files
+    # ---------------------------------------------------------------- files and loggers
 
-    def _place(self, trainer: Any) -> Path | None:
-        """Return the folder of the figures, or ``None`` without a log folder and on all processes but the first."""
+    def _places(self, trainer: Any) -> _Places | None:
+        """Return where figures go, or ``None`` if they go nowhere, and on all processes but the first."""
         log_dir = trainer.log_dir  # on every process: it asks the first one
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return None
-        if self.folder is not None:
-            return Path(self.folder)
-        return None if log_dir is None else Path(log_dir) / "figures"
+        folder = Path(self.folder) if self.folder is not None else Path(log_dir) / "figures" if log_dir else None
+        shown = boards(trainer.loggers)
+        return None if folder is None and not shown else _Places(folder, shown)
 
-    def _save(self, trainer: L.Trainer, place: Path, name: str, figure: Any) -> None:
+    def _save(self, trainer: L.Trainer, places: _Places, name: str, figure: Any) -> None:
         from intff_lightning.reporting import plots
 
-        path = place / f"{name}.{self.format}"
-        plots.save(figure, path)
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if boards:
-            from matplotlib.image import imread
+        data = None
+        if places.folder is not None:
+            path = places.folder / f"{name}.{self.format}"
+            plots.save(figure, path)
+            if self.format == "png":  # a PNG need not be drawn again
+                data = path.read_bytes()
+        if places.boards:
+            from PIL import Image
 
-            picture: Any = path
-            if self.format != "png":  # a PNG need not be drawn again
-                picture = io.BytesIO()
-                figure.savefig(picture, dpi=150, format="png")
-                picture.seek(0)
-            pixels = imread(picture, format="png")[..., :3]
-            for logger in boards:
-                with storing_events(logger):
-                    logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+            picture = Image.open(io.BytesIO(data or plots.encode(figure, "png"))).convert("RGB")
+            for board in places.boards:
+                board.show_figure(f"figures/{name}", picture, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": dict(self.history)}

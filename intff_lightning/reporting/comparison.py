@@ -29,21 +29,23 @@ _ELSEWHERE = "trainer.default_root_dir"
 _STYLE = """
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; padding: 0; }
 img.sample { width: 2.5rem; height: .8rem; vertical-align: middle; margin-right: .5rem; background: #fff; }
-table.runs th { padding: 0; } table.runs td { overflow-wrap: break-word; }
+table.runs { overflow-wrap: normal; } table.runs th { padding: 0; }
+table.runs td.number, table.runs td:first-child { white-space: nowrap; }
 table.runs button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; width: 100%;
   padding: .3rem .8rem; text-align: inherit; cursor: pointer; }
 table.runs button:hover, table.runs button:focus-visible { background: var(--soft); }
 table.runs [aria-sort=ascending] button::after { content: " \\25B2"; }
 table.runs [aria-sort=descending] button::after { content: " \\25BC"; }
 table.runs td.best { font-weight: 600; }
+table.stacked { overflow-wrap: anywhere; }
 table.stacked, .stacked tbody, .stacked thead, .stacked tr, .stacked td { display: block; font-size: 1rem; }
 table.stacked thead tr { display: flex; flex-wrap: wrap; gap: .4rem; margin-bottom: 1rem; }
 table.stacked th { border: 1px solid var(--line); border-radius: 6px; font-size: .85rem; }
 table.stacked tbody tr { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .75rem;
   margin-bottom: .75rem; }
 table.stacked td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0; }
-table.stacked td::before { content: attr(data-name); color: var(--dim); text-align: left; }
-table.stacked td:first-child { font-weight: 600; display: block; }
+table.stacked td::before { content: attr(data-name); color: var(--dim); text-align: left; font-weight: 400; }
+table.stacked td:first-child { font-weight: 600; display: block; white-space: normal; }
 table.stacked td:first-child::before { content: none; }
 """
 
@@ -208,8 +210,7 @@ def _cell(settings: Mapping[str, Any] | None, name: str) -> tuple[str, Any] | No
 
 
 def _metrics(runs: Sequence[_Run]) -> list[_Column]:
-    epochs = [max(points[-1][0] for points in run.history.values()) for run in runs]
-    columns = [_Column("epochs", [(str(count), count) for count in epochs])]
+    columns = [_Column("epochs", [(str(count), count) for count in map(_epochs, runs)])]
     names = list(dict.fromkeys(name for run in runs for name in _whole(run)))
     for name in sorted(names, key=lambda name: (not name.endswith("accuracy"), not name.startswith("test/"), name)):
         best = name.startswith("val/") and name.endswith("accuracy")
@@ -227,6 +228,11 @@ def _metrics(runs: Sequence[_Run]) -> list[_Column]:
     return columns
 
 
+def _epochs(run: _Run) -> int:
+    """Return how many epochs the run has begun; a test after them counts as a later one in its table."""
+    return max((points[-1][0] for name, points in run.history.items() if not name.startswith("test/")), default=0)
+
+
 def _table(runs: Sequence[_Run], columns: Sequence[_Column], samples: Sequence[str]) -> str:
     heads = [_Column("run", [(run.name, run.name) for run in runs]), *columns]
     row = "".join(
@@ -240,12 +246,13 @@ def _table(runs: Sequence[_Run], columns: Sequence[_Column], samples: Sequence[s
         for column in heads:
             text, value = column.cells[i] or ("-", "")
             values = [cell[1] for cell in column.cells if cell]
-            best = ' class="best"' if column.compared and len(values) > 1 and value == max(values) else ""
+            best = column.compared and len(values) > 1 and value == max(values)
+            kind = " ".join(["number"] * column.numeric + ["best"] * best)
             sample = samples[i] if column is heads[0] else ""
             key = _number(value) if column.numeric and value != "" else text if column.cells[i] else ""
             cells.append(
-                f'<td{best} data-name="{html.escape(column.title)}" data-value="{html.escape(key)}">'
-                f"{sample}<span>{_breakable(text)}</span></td>"
+                f'<td class="{kind}" data-name="{html.escape(column.title)}" data-value="{html.escape(key)}">'
+                f"{sample}<span>{html.escape(text) if column.numeric else _breakable(text)}</span></td>"
             )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div><table class="runs">{"".join(lines)}</tbody></table></div>'

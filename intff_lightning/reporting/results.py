@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ def about() -> dict[str, Any]:
         "machine": platform.machine(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a ``|`` in a cell is escaped, or it would start another cell."""
-    rows = [[cell.replace("|", "\\|") for cell in line] for line in [header, *lines]]
-    rows.insert(1, ["---"] * len(header))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def write_results(name: str, out: Path, values: Any, text: str) -> list[Path]:

@@ -116,3 +116,10 @@ def _number(metrics: Mapping[str, Any], key: str, kind: str) -> str:
     if math.isnan(value):
         return "-"
     return f"{100 * value:.2f} %" if kind == "accuracy" else f"{value:.4f}"
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; a ``|`` in a cell is escaped, or it would start another cell."""
+    rows = [[cell.replace("|", "\\|") for cell in line] for line in [header, *lines]]
+    rows.insert(1, ["---"] * len(header))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

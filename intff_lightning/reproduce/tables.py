@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from intff_lightning.reporting.results import about, markdown_table
+from intff_lightning.reporting.results import about
+from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce.rows import Row
 
 

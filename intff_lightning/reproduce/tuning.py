@@ -23,7 +23,8 @@ from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import lock_folder
 from intff_lightning.lightning_compat import quiet
 from intff_lightning.pairs import image_and_target
-from intff_lightning.reporting.results import about, markdown_table, write_results
+from intff_lightning.reporting.results import about, write_results
+from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import figures
 from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, candidate_votes, make, space
 
