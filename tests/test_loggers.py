@@ -87,7 +87,8 @@ def _same(lines, expected):
 
 @pytest.mark.slow
 def test_tensorboard(run):
-    events = EventAccumulator(run.loggers["tensorboard"].log_dir, size_guidance={"images": 0, "tensors": 0}).Reload()
+    folder = run.folder / run.loggers["tensorboard"].log_dir
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0}).Reload()
     assert sorted(events.Tags()["images"]) == [f"figures/{name}" for name in DRAWN]
 
     def table(name):

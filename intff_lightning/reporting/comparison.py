@@ -29,10 +29,10 @@ _ELSEWHERE = "trainer.default_root_dir"
 _STYLE = """
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; padding: 0; }
 img.sample { width: 2.5rem; height: .8rem; vertical-align: middle; margin-right: .5rem; background: #fff; }
-table.runs { overflow-wrap: normal; } table.runs th { padding: 0; }
+table.runs { font-size: .85rem; } table.runs th { padding: 0; } table.runs td { padding: .3rem .5rem; }
 table.runs td.number, table.runs td:first-child { white-space: nowrap; }
 table.runs button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; width: 100%;
-  padding: .3rem .8rem; text-align: inherit; cursor: pointer; }
+  padding: .3rem .5rem; text-align: inherit; cursor: pointer; }
 table.runs button:hover, table.runs button:focus-visible { background: var(--soft); }
 table.runs [aria-sort=ascending] button::after { content: " \\25B2"; }
 table.runs [aria-sort=descending] button::after { content: " \\25BC"; }
@@ -249,7 +249,7 @@ def _table(runs: Sequence[_Run], columns: Sequence[_Column], samples: Sequence[s
             best = column.compared and len(values) > 1 and value == max(values)
             kind = " ".join(["number"] * column.numeric + ["best"] * best)
             sample = samples[i] if column is heads[0] else ""
-            key = _number(value) if column.numeric and value != "" else text if column.cells[i] else ""
+            key = "" if column.cells[i] is None else _number(value) if column.numeric else text
             cells.append(
                 f'<td class="{kind}" data-name="{html.escape(column.title)}" data-value="{html.escape(key)}">'
                 f"{sample}<span>{html.escape(text) if column.numeric else _breakable(text)}</span></td>"
@@ -258,7 +258,7 @@ def _table(runs: Sequence[_Run], columns: Sequence[_Column], samples: Sequence[s
     return f'<div><table class="runs">{"".join(lines)}</tbody></table></div>'
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
     """Return a number as JavaScript reads it; empty if it is none."""
     return "" if math.isnan(value) else repr(value).replace("inf", "Infinity")
 

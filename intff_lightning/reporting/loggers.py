@@ -67,12 +67,16 @@ class WandbBoard(Board):
     def show_confusion(self, name: str, title: str, counts: Tensor, step: int) -> None:
         import wandb
 
-        columns = ["Actual", "Predicted", "nPredictions"]  # those of wandb.plot.confusion_matrix, which takes samples
+        columns: list[str | int] = [
+            "Actual",
+            "Predicted",
+            "nPredictions",
+        ]  # those of wandb.plot.confusion_matrix, which takes samples
         rows = [[str(i), str(k), count] for i, row in enumerate(counts.tolist()) for k, count in enumerate(row)]
         chart = wandb.plot_table(
             "wandb/confusion_matrix/v1",
             wandb.Table(columns=columns, data=rows),
-            {column: column for column in columns},
+            {str(column): str(column) for column in columns},
             {"title": title},
         )
         self.logger.experiment.log({name: chart, "trainer/global_step": step})

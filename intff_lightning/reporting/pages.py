@@ -9,14 +9,15 @@ STYLE = """
   --mark: #b45309; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e6e6e6; --back: #1a1a1a; --dim: #b0b0b0; --line: #444; --soft: #262626; --mark: #f0a050; }
-  img.plot { filter: invert(.9) hue-rotate(180deg); }
+  img.plot { filter: invert(.9) hue-rotate(180deg) brightness(1.3); }
 }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 76rem;
   margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p.about { color: var(--dim); margin-top: .25rem; } p.note { border-left: 4px solid var(--mark); padding-left: .75rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+table.units td:nth-child(2) { overflow-wrap: anywhere; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
 th:first-child, td:first-child, table.units td:nth-child(2), table.units th:nth-child(2) { text-align: left; }
 th { border-bottom: 2px solid var(--dim); }
@@ -29,7 +30,7 @@ figcaption { color: var(--dim); font-size: .9rem; margin-top: .5rem; } figcaptio
 figure.wide { grid-column: 1 / -1; }
 pre { background: var(--soft); padding: 1rem; font-size: .85rem; white-space: pre-wrap; }
 summary { cursor: pointer; }
-@media (max-width: 40rem) { table { font-size: .72rem; } th, td { padding: .3rem .25rem; } }
+@media (max-width: 40rem) { table { font-size: .7rem; } th, td { padding: .3rem .2rem; } }
 """
 
 

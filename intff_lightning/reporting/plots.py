@@ -129,8 +129,8 @@ def run_curves(title: str, label: str, runs: Mapping[int, Points]) -> Figure:
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for i, points in runs.items():
-        every = {"markersize": 5, "markevery": max(1, len(points) // 8)}
-        axes.plot(*zip(*points, strict=True), linewidth=1.5, **every, **run_style(i))
+        style = run_style(i) | {"linewidth": 1.5, "markersize": 5, "markevery": max(1, len(points) // 8)}
+        axes.plot(*zip(*points, strict=True), **style)
     axes.set(title=title, xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, alpha=0.3)
