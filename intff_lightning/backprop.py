@@ -1,10 +1,11 @@
 """BackpropModule: the end-to-end baseline, on the same datamodules and with the same metrics."""
 
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization

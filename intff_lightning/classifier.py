@@ -1,16 +1,18 @@
 """A stack of units as a network: goodness of inputs, and a classifier that tries every label."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.functional import at_least_float32, rms_normalize
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel, default_encoder
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
+from intff_lightning.pretrained import find_weights
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
 from intff_lightning.stage import Stage
@@ -76,6 +78,18 @@ class LabelClassifier(Freezable, Network):
         self.sweep_size = sweep_size
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> Self:
+        """Return a trained network that comes with the package, in eval mode on the CPU.
+
+        To fine-tune it, call ``train()`` first; optimizers and schedules begin anew.
+
+        Args:
+            name: Its name, see :mod:`intff_lightning.pretrained`.
+        """
+        module: Self = cls.load_from_checkpoint(find_weights(name), map_location="cpu")
+        return module.eval()
 
     @property
     def own_units(self) -> range:

@@ -2,9 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Self
 
 from torch import nn
+from typing_extensions import Self
 
 
 class Freezable(nn.Module):

@@ -9,7 +9,7 @@ No gradient crosses the border of a unit; inside a unit there is ordinary, shall
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
@@ -25,7 +25,6 @@ from intff_lightning.network import StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories
 from intff_lightning.pairs import PairedBatch, image_and_target
 from intff_lightning.passes import PartedPass, in_parts, refuse_batch_statistics
-from intff_lightning.pretrained import find_weights
 from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
 from intff_lightning.voting import Ballots
@@ -196,18 +195,6 @@ class IntFFModule(UnitTrainer):
             raise ConfigurationError("chunk_size needs update=immediate, inner_steps=1 and handover=before.")
         if type(self).local_loss is not IntFFModule.local_loss:
             raise ConfigurationError("chunk_size needs the package's local_loss, which sees goodness alone.")
-
-    @classmethod
-    def from_pretrained(cls, name: str) -> Self:
-        """Return a trained network that comes with the package, in eval mode on the CPU.
-
-        To fine-tune it, call ``train()`` first; optimizers and schedules begin anew.
-
-        Args:
-            name: Its name, see :mod:`intff_lightning.pretrained`.
-        """
-        module: Self = cls.load_from_checkpoint(find_weights(name), map_location="cpu")
-        return module.eval()
 
     @property
     def groups(self) -> list[Sequence[int]]:

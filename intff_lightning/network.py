@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import (
@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from typing_extensions import Self
 
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, DivergenceError
 from intff_lightning.functional import is_decided
