@@ -387,10 +387,7 @@ class Network(Recorded, ExampleInputs):
                 )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Refuse the weights of another network, and name the first parameter that differs.
-
-        With ``strict=False``, as in ``load_from_checkpoint(path, strict=False)``, parameters may be missing.
-        """
+        """Refuse weights of another network, naming the first that differs; ``strict=False`` allows missing ones."""
         mine = self.state_dict()
         for name in sorted(mine.keys() | state_dict.keys() if strict else mine.keys() & state_dict.keys()):
             shapes = [tuple(s[name].shape) if name in s else "missing" for s in (state_dict, mine)]

@@ -50,10 +50,10 @@ def convolutional():
 
 RUNS = {  # modules, options of the Trainer, and the numbers of stages
     "plain": (lambda: IntFFModule(dense(), scheduler=CosineDecay, gradient_clip_val=0.1), {}, (2, 3, 4)),
-    "after": (lambda: IntFFModule(dense(), handover="after", inner_steps=3, optimizer=SGD), {}, (2, 4)),
+    "after": (lambda: IntFFModule(dense(), handover="after", inner_steps=3, optimizer=SGD), {}, (4,)),
     "accumulated": (lambda: IntFFModule(dense()), ACCUMULATED, (3,)),
     "by class": (lambda: IntFFModule(convolutional(), goodness=ChannelGoodness(), loss=LabelCrossEntropy()),
-                 {}, (2, 3)),
+                 {}, (3,)),
     "collaboration": (lambda: IntFFModule(dense(normalization=NoNormalization()),
                                           loss=LabelCrossEntropy(collaboration=1.0)), {}, (4,)),
     "embedding": (lambda: IntFFModule(dense(), encoder=LabelEmbedding(), vote=[1, 2],

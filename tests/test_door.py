@@ -189,7 +189,7 @@ def _data(draw):
 def test_any_data_by_any_route_is_taken_as_it_is_meant_or_refused(trainer, caplog):
     seen, taken = set(), 0
 
-    @settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=320, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(_data())
     def run(case):
         nonlocal taken
