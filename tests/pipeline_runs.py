@@ -2,7 +2,6 @@
 
 import functools
 import os
-import random
 import re
 import resource
 import signal
@@ -12,7 +11,6 @@ import warnings
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 
@@ -97,8 +95,7 @@ class HoldsItsOwn(L.Callback):
 def train(name, stages, folder, strategy=None, callbacks=(), ckpt_path=None, **options):
     """Fit, test and predict; returns weights, metrics, predictions and the state in ``last.ckpt``."""
     make, flags, _ = RUNS[name]
-    for seed in (torch.manual_seed, np.random.seed, random.seed):
-        seed(0)
+    L.seed_everything(0, verbose=False)  # from which Lightning seeds several processes anew
     module = make()
     data = DigitsDataModule(batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2)
     probe = [LinearProbe(epochs=1, every_n_epochs=2)] if name == "plain" else []

@@ -120,8 +120,9 @@ class UnitPipelineStrategy(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Start the processes, and the watch over them."""
-        layout = self.layout
+        layout, state = self.layout, random_state()
         super().setup_environment()
+        restore_random_state([state], 0, 1)  # Lightning has seeded anew, as it does not for one process
         if self._exchange is None:
             host = self.cluster_environment.main_address if self.cluster_environment is not None else "127.0.0.1"
             holds = self.global_rank == 0
