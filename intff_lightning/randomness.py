@@ -34,7 +34,7 @@ def random_state() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replaying(states: list[torch.Tensor], device: torch.device) -> Iterator[None]:
-    """Give the block torch's random numbers as they were at :func:`device_states`, and go on with the present ones."""
+    """Give the block torch's random numbers as they were at :func:`device_states`; the present ones return after it."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.set_rng_state(states[0])

@@ -34,7 +34,7 @@ def fit_weights(positive: Tensor, negative: Tensor) -> Tensor:
             (logarithm.grad,) = torch.autograd.grad(total, [logarithm])
         return float(total.detach())
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch's own
     return logarithm.detach().exp().float()
 
 

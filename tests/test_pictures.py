@@ -258,3 +258,8 @@ def test_files_that_are_skipped_are_named(tmp_path, capsys):
     with pytest.warns(UserWarning, match=r"skipped: .*text.png cannot be read as an image"):
         assert predict(folder) == 0
     assert [row["file"] for row in predicted()] == ["one.png"]
+
+
+def test_a_picture_of_one_row_is_framed():
+    row = Image.fromarray(np.array([[255] * 20 + [0] * 10], np.uint8))
+    assert Framing(side=28, longest=20).frame(row).size == (28, 28)

@@ -1,13 +1,15 @@
 """How fast a run trains, and when it will end."""
 
+import contextlib
 import math
 import time
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.data import extract_batch_size
 
 from intff_lightning.pairs import PairedBatch, data_share
-from intff_lightning.samples import Reader
 
 
 class Pace:
@@ -35,8 +37,11 @@ class Pace:
 
     def count(self, batch: Any) -> None:
         """Count the images of a batch that is done."""
-        target = batch.target if isinstance(batch, PairedBatch) else Reader("a batch").batch(batch)[1]
-        self._images += 0 if target is None else len(target)
+        if isinstance(batch, PairedBatch):
+            self._images += len(batch.target)
+        else:
+            with contextlib.suppress(MisconfigurationException):  # there is no tensor in it: the number is not known
+                self._images += extract_batch_size(batch)
         self._batches += 1
 
     def texts(self) -> list[str]:

@@ -16,7 +16,6 @@ from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import atomic_write
 from intff_lightning.pairs import data_share
 from intff_lightning.randomness import process_count
-from intff_lightning.reporting.plots import contact_sheet, save
 
 Row: TypeAlias = tuple[int, int, int, list[float]]
 """Number of the loader, index of the sample, its label, and the scores of all classes."""
@@ -97,6 +96,8 @@ class PictureWriter(PredictionWriter):
 
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         """Write the table and the sheets."""
+        from intff_lightning.reporting.plots import contact_sheet, save  # matplotlib, only where it is needed
+
         head = ["file", "class", *(f"goodness_{c}" for c in range(len(rows[0][3])))]
         _write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
         scores = torch.tensor([row[3] for row in rows])

@@ -1,4 +1,4 @@
-"""The command line: ``intff {fit,validate,test,predict}``, or ``python -m intff_lightning``."""
+"""The command line: ``intff {fit,validate,test,predict,configs,report}``, or ``python -m intff_lightning``."""
 
 import gc
 import sys

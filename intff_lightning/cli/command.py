@@ -308,23 +308,10 @@ def _interruption(trainer: Any) -> str:
     return f"interrupted; {os.path.relpath(paths[0])} holds step {step}: resume with --ckpt_path last"
 
 
-def _with_one_command(command: str) -> type[IntFFCLI]:
-    """Return the class with the parser of this command alone, if there is one: each takes a tenth of a second."""
-    every = IntFFCLI.subcommands()
-
-    class OneCommand(IntFFCLI):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            return {command: every[command]}
-
-    return OneCommand if command in every else IntFFCLI
-
-
 def run(argv: list[str]) -> int:
     """Run a command and return its exit code, see :func:`intff_lightning.cli.main`."""
     quiet()
-    kind = _with_one_command(argv[0] if argv else "")
-    cli = kind.__new__(kind)  # apart from its constructor, which runs the command and may not return
+    cli = IntFFCLI.__new__(IntFFCLI)  # apart from its constructor, which runs the command and may not return
     parser = {"prog": "intff", "description": DESCRIPTION, "formatter_class": _Help}
     try:
         IntFFCLI.__init__(

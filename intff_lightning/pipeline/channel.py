@@ -97,7 +97,9 @@ class Channel:
         self._size = _ALIGNED
         self._sent: deque[tuple[Any, Tensor]] = deque()
         self._asked: tuple[Any, Tensor] | None = None
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream: Any = (
+            torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch's own
+        )
 
     def send(self, tensors: Sequence[Tensor], flag: int = 0) -> None:
         """Send a message; wait only if the receiver is several messages behind."""

@@ -39,8 +39,8 @@ def check_module(module: Any, precision: Any) -> None:
         )
     if isinstance(precision, MixedPrecision) and precision.scaler is not None:
         raise ConfigurationError("unit_pipeline: precision 16-mixed scales all units together. Use bf16-mixed.")
-    callbacks: Any = module.trainer  # its connectors add attributes that its class does not declare
-    if any(isinstance(callback, WeightAveraging) for callback in callbacks.callbacks):
+    trainer: Any = module.trainer  # its connectors add attributes that its class does not declare
+    if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
         raise ConfigurationError("unit_pipeline: weight averaging needs all weights in one process. Leave it out.")
 
 

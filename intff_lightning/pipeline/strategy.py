@@ -16,7 +16,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from intff_lightning.errors import ConfigurationError, IntFFError, PipelineError, explain
@@ -27,7 +26,7 @@ from intff_lightning.pipeline.checks import check_module, check_stages
 from intff_lightning.pipeline.layout import Exchange, Layout
 from intff_lightning.pipeline.partition import balance, given, measure, stage_table, unit_names
 from intff_lightning.pipeline.stage import DRAWN, STOP, TIME_IS_UP, PipelineStage
-from intff_lightning.pipeline.watch import Watch
+from intff_lightning.pipeline.watch import Watch, open_store
 from intff_lightning.pipeline.weights import return_units, show_first_layer, whole_state
 from intff_lightning.randomness import random_state, restore_random_state
 
@@ -125,10 +124,9 @@ class UnitPipelineStrategy(DDPStrategy):
         restore_random_state([state], 0, 1)  # Lightning has seeded anew, as it does not for one process
         if self._exchange is None:
             host = self.cluster_environment.main_address if self.cluster_environment is not None else "127.0.0.1"
-            holds = self.global_rank == 0
-            store = TCPStore(host, 0, self.processes, True, wait_for_workers=False) if holds else None
-            port = self.broadcast(None if store is None else store.port)
-            self._store = store or TCPStore(host, port, self.processes, False, wait_for_workers=False)
+            held = open_store(host, 0, self.processes, holds=True) if self.global_rank == 0 else None
+            port = self.broadcast(None if held is None else held.port)
+            self._store = held or open_store(host, port, self.processes, holds=False)
             self._exchange = Exchange(layout, self.global_rank, self._explain_loss)
         self._runs += 1
         self._stops = self._sigterm = self._failed = False

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch exports them at run time
 
 from intff_lightning.pipeline.stage import PipelineStage
 
@@ -20,6 +20,11 @@ _BEAT = 0.5  # seconds between two signs of life
 _LOST = 10.0  # seconds without one after which a process counts as lost
 _LEAVE = 6.0  # seconds that the others give the process that speaks
 _FIRST = 300.0  # seconds that the first step of a unit may take: it may be compiled
+
+
+def open_store(host: str, port: int, processes: int, holds: bool) -> TCPStore:
+    """Open the store that all processes share; the process that holds it may leave the port, 0, to the system."""
+    return TCPStore(host, port, processes, holds, wait_for_workers=False)
 
 
 class Watch(threading.Thread):

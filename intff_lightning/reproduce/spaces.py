@@ -112,24 +112,21 @@ def _cifar10_folders(data_dir: str, val_size: float = 5000, **options: Any) -> P
     )
 
 
-_DENSE: dict[str, Any] = {"units": ((100, 100), (100, 100)), "conv": False, "trials": 30}
+_DENSE: dict[str, Any] = {
+    "units": ((100, 100), (100, 100)),
+    "conv": False,
+    "augmentations": ("shift 1", "none", "shift 2"),
+    "epochs": 10,
+    "images": 20_000,
+    "trials": 30,
+}
 _CONV: dict[str, Any] = {"conv": True, "trials": 12, "precision": "bf16-mixed"}
 _SMALL = ((32, 32), (64, 64), (128, 128))
 STUDIES = {
-    "dense_clean": Study(
-        "the dense network of table 2 on clean MNIST",
-        data=MNISTDataModule,
-        augmentations=("shift 1", "none", "shift 2"),
-        epochs=10,
-        images=20_000,
-        **_DENSE,
-    ),
+    "dense_clean": Study("the dense network of table 2 on clean MNIST", data=MNISTDataModule, **_DENSE),
     "dense_mixture": Study(
         "the dense network of table 2, 75 % of the training set corrupted",
         data=functools.partial(MNISTDataModule, corruption=PaperMixture(0.75)),
-        augmentations=("shift 1", "none", "shift 2"),
-        epochs=10,
-        images=20_000,
         **_DENSE,
     ),
     "mnist_conv": Study(
