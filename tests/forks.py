@@ -61,6 +61,7 @@ class Forks:
     def __init__(self, folder: Path) -> None:
         self.folder, self.groups = folder, 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums of several threads differ in last bits
+        environment.pop("PL_GLOBAL_SEED", None)  # of another test: DDP seeds its processes by it
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen([sys.executable, __file__], text=True, env=environment, **pipes)
 
