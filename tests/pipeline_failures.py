@@ -15,7 +15,7 @@ from intff_lightning.datamodules import DigitsDataModule
 
 
 class Failing(torch.nn.Module):
-    """A layer that fails in its 30th training batch."""
+    """A layer that fails in its 30th training batch, or is killed in its third, before the watch has looked twice."""
 
     def __init__(self, how, width):
         super().__init__()
@@ -23,7 +23,7 @@ class Failing(torch.nn.Module):
 
     def forward(self, x):
         self.calls += self.training and torch.is_grad_enabled() and x.device.type == "cpu"
-        if self.calls == 30:
+        if self.calls == (3 if self.how == "is killed" else 30):
             open(sys.argv[3], "w").close()
             if self.how == "raises":
                 raise ZeroDivisionError("division by zero")

@@ -73,6 +73,11 @@ class Watch(threading.Thread):
             self._ask_stop = True
             self.beat()
 
+    def start(self) -> None:
+        """Begin to watch. All processes have been made, and have given their first sign of life."""
+        self._note_beats()
+        super().start()
+
     def run(self) -> None:
         threading.Thread(target=self._guard, daemon=True, name="pipeline-guard").start()
         while not self._ended.wait(_BEAT):
@@ -98,18 +103,20 @@ class Watch(threading.Thread):
             elif time.monotonic() - since > _LOST and not self._speaks:
                 self._without_store()
 
-    def _look(self) -> None:
-        now = time.monotonic()
+    def _note_beats(self) -> None:
         for rank in range(self.world):
             beat = self._store.get(f"beat/{rank}")
-            if self._seen.get(rank, (b"", 0.0))[0] != beat:
-                self._seen[rank] = beat, now
+            if rank not in self._seen or self._seen[rank][0] != beat:
+                self._seen[rank] = beat, time.monotonic()
             self.stop_asked |= bool(json.loads(beat)["stop"])
+
+    def _look(self) -> None:
+        self._note_beats()
         lost = self.lost()
         if lost is not None:
             self._speak(self.loss(lost))
         if self.stage is not None:
-            unit, taken, longest = self.stage.unit, now - self.stage.since, self.stage.longest
+            unit, taken, longest = self.stage.unit, time.monotonic() - self.stage.since, self.stage.longest
             if unit is not None and taken > max(self._timeout, 10 * longest[unit] if unit in longest else _FIRST):
                 self._speak(
                     f"{self._describe(self.rank, unit)} hangs: no progress for {taken:.0f} s.\n"
@@ -133,6 +140,9 @@ class Watch(threading.Thread):
                 return file.read().rpartition(")")[2].split()[0] in "ZX"
         except FileNotFoundError:
             return os.path.isdir("/proc/self")
+
+    def _rank_has_ended(self, rank: int) -> bool:
+        return rank in self._seen and self._has_ended(json.loads(self._seen[rank][0]))
 
     def loss(self, rank: int) -> str:
         """Return the message about a process that was lost."""
@@ -230,12 +240,12 @@ class Watch(threading.Thread):
 
     def _need_store(self) -> None:
         """Raise an error, and not torch's warnings, if rank 0 has ended, which holds the store."""
-        if self.rank != 0 and 0 in self._seen and self._has_ended(json.loads(self._seen[0][0])):
+        if self.rank != 0 and self._rank_has_ended(0):
             raise RuntimeError("the store is gone")
 
     def _first_alive(self) -> bool:
         """Tell whether no process of a lower rank lives but rank 0, which is lost."""
-        return all(r not in self._seen or self._has_ended(json.loads(self._seen[r][0])) for r in range(1, self.rank))
+        return all(map(self._rank_has_ended, range(1, self.rank)))
 
     def _without_store(self) -> None:
         """End after rank 0 was lost; the first of the other processes speaks, if its main thread has not."""
@@ -243,10 +253,9 @@ class Watch(threading.Thread):
         if self._speaks:
             return
         if self._first_alive():
-            sys.stderr.write(f"error: {self.loss(0)}\n" if 0 in self._seen else "error: the pipeline broke.\n")
+            sys.stderr.write(f"error: {self.loss(0)}\n")
             sys.stderr.flush()
-            if 0 in self._seen:
-                self._kill(json.loads(self._seen[0][0]))
+            self._kill(json.loads(self._seen[0][0]))
             time.sleep(4 * _BEAT)  # the others keep silent as long as this process lives
         os._exit(1)
 
