@@ -1,8 +1,9 @@
 """Images per second, bytes sent and memory of a pipeline over units, against one process, DDP and backpropagation.
 
-Each measurement starts processes of its own. IntFF is trained by Lightning with the default callbacks and loggers.
-Backpropagation of the same layers is trained by the schedules of ``torch.distributed.pipelining`` in a plain loop,
-which is compared with the same loop in one process. Every process has one thread, unless the table says two.
+Each measurement starts processes of its own. All ways are measured in turns, and ratios are within a round, because the
+speed of a machine that others use drifts over minutes. IntFF is trained by Lightning with the default callbacks and
+loggers. Backpropagation of the same layers is trained by the schedules of ``torch.distributed.pipelining`` in a plain
+loop, which is compared with the same loop in one process. Every process has one thread, unless the table says two.
 
 The model of time (``benchmarks/pipeline_model.py``) takes the times of units, and of loading and logging, from training
 in one process while a copy of it keeps the other core busy, and those of messages from two processes that do nothing
@@ -43,7 +44,8 @@ WAYS = {  # what the worker does, number of processes, threads of each
     },
 }
 COMPARED = list(NETWORKS)[:2]  # by all ways; the other networks check the model
-BATCHES, ROUNDS = 50, 3
+BATCHES = {name: 50 if name.startswith("dense") else 20 for name in NETWORKS}  # a batch of convolutions takes longer
+ROUNDS, MODEL_ROUNDS = 5, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,39 +53,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    batches, rounds = (4, 1) if arguments.quick else (BATCHES, ROUNDS)
-    rows, measured = [], {}
+    batches = dict.fromkeys(NETWORKS, 4) if arguments.quick else BATCHES
+    rounds, rows = 1 if arguments.quick else ROUNDS, []
     for network in COMPARED[: 1 if arguments.quick else None]:
         found: dict[str, list[list[dict[str, Any]]]] = {way: [] for way in WAYS}
 
         def turn(way: str, network: str = network, found: Any = found) -> float:
-            found[way].append(_run(*WAYS[way], network, batches))
+            found[way].append(_run(*WAYS[way], network, batches[network]))
             return float(found[way][-1][0]["seconds"])
 
         seconds = take_turns({way: (lambda way=way: turn(way)) for way in WAYS}, rounds)
-        measured[network] = statistics.median(seconds[PIPELINE])
         rows += [_row(way, network, seconds, found[way][-1]) for way in WAYS]
     note = (
-        "Medians of the rounds. Speed-up and efficiency (speed-up divided by the number of processes) are against one "
-        "process of the same kind: IntFF against IntFF, BP against the plain loop. IntFF trains on twice the inputs of "
-        "BP, because every image has a negative. MB of 10^6 bytes in the largest process: parameters and optimizer "
+        f"Medians of {rounds} rounds, and the least and the greatest speed-up of a round. Speed-up and efficiency "
+        "(speed-up divided by the number of processes) are against one process of the same kind in the same round: "
+        "IntFF against IntFF, BP against the plain loop. IntFF trains on twice the inputs of BP, because every image "
+        "has a negative. MB of 10^6 bytes in the largest process: parameters and optimizer "
         "states; growth of the resident memory since the process began; bytes sent per batch."
     )
     write("pipeline", arguments.out, rows, note)
-    _model(arguments, batches, measured)
+    _model(arguments, batches, 1 if arguments.quick else MODEL_ROUNDS)
 
 
 def _row(way: str, network: str, seconds: dict[str, list[float]], processes: list[dict[str, Any]]) -> dict[str, Any]:
-    times, base = seconds[way], statistics.median(seconds[ONE if way.startswith("IntFF") else LOOP])
-    faster = base / statistics.median(times)
+    base = seconds[ONE if way.startswith("IntFF") else LOOP]
+    faster = [one / this for one, this in zip(base, seconds[way], strict=True)]
     return {
         "network": network,
         "way": way,
-        "images per second": NETWORKS[network][1] / statistics.median(times),
-        "min": NETWORKS[network][1] / max(times),
-        "max": NETWORKS[network][1] / min(times),
-        "speed-up": faster,
-        "efficiency": faster / len(processes),
+        "images per second": NETWORKS[network][1] / statistics.median(seconds[way]),
+        "speed-up": statistics.median(faster),
+        "min": min(faster),
+        "max": max(faster),
+        "efficiency": statistics.median(faster) / len(processes),
         "parameters and states, MB": max(process["held MB"] for process in processes),
         "peak memory, MB": max(process["peak MB"] for process in processes),
         "sent, MB": max(process.get("sent MB", 0.0) for process in processes),
@@ -120,27 +122,31 @@ def _start(arguments: Sequence[str], processes: int, threads: int) -> Callable[[
 # -------------------------------------------------------------------- the model
 
 
-def _model(arguments: argparse.Namespace, batches: int, measured: dict[str, float]) -> None:
-    """Compare the model with what was measured, and draw what it says of more stages and other links."""
-    (_, receiver) = _run("messages", 2, 1, COMPARED[0], batches)
+def _model(arguments: argparse.Namespace, batches: dict[str, int], rounds: int) -> None:
+    """Compare the model with what is measured, and draw what it says of more stages and other links."""
+    (_, receiver) = _run("messages", 2, 1, COMPARED[0], batches[COMPARED[0]])
     (small, slow), (large, slower) = ((int(size), seconds) for size, seconds in receiver["messages"].items())
     bandwidth = (large - small) / max(slower - slow, 1e-9)
     here = Link(max(slow - small / bandwidth, 0.0), bandwidth, beside=False)
     rows, first = [], ([], 0.0, 0.0)
     for network in list(NETWORKS)[: 1 if arguments.quick else None]:
-        alone = _run("IntFF", 1, 1, network, batches, copies=2)
-        units = [statistics.fmean(each) for each in zip(*(run["unit seconds"] for run in alone), strict=True)]
-        constant = max(0.0, statistics.fmean(run["seconds"] for run in alone) - sum(units))
-        pipeline = _run("pipeline", 2, 1, network, batches)
-        size = 1e6 * max(process["sent MB"] for process in pipeline)
-        expected, found = batch_seconds(units, constant, 2, size, here), pipeline[0]["seconds"]
+        alone, pipelines = [], []
+        for _ in range(rounds):
+            alone += _run("IntFF", 1, 1, network, batches[network], copies=2)
+            pipelines.append(_run("pipeline", 2, 1, network, batches[network]))
+        units = [statistics.median(each) for each in zip(*(run["unit seconds"] for run in alone), strict=True)]
+        constant = max(0.0, statistics.median(run["seconds"] - sum(run["unit seconds"]) for run in alone))
+        size = 1e6 * max(process["sent MB"] for process in pipelines[0])
+        expected = batch_seconds(units, constant, 2, size, here)
+        found = statistics.median(processes[0]["seconds"] for processes in pipelines)
         first = first if first[0] else (units, constant, size)
         rows.append({"network": network, "units, ms": 1e3 * sum(units), "constant, ms": 1e3 * constant})
         rows[-1] |= {"message, ms": 1e3 * here.seconds(size), "model, ms": 1e3 * expected, "measured, ms": 1e3 * found}
         rows[-1]["error, %"] = 100 * (expected / found - 1)
     note = (
-        f"Seconds per batch of 2 stages. A message on this machine takes {1e3 * here.latency:.2g} ms and 1 s for "
-        f"{here.bandwidth / 1e9:.2g} GB, and the cores that compute also copy it."
+        f"Seconds per batch of 2 stages, medians of {rounds} rounds. A message on this machine takes "
+        f"{1e3 * here.latency:.2g} ms and 1 s for {here.bandwidth / 1e9:.2g} GB, and the cores "
+        "that compute also copy it."
     )
     write("pipeline_model", arguments.out, rows, note)
     _draw(arguments.out / "pipeline_model.png", *first)
