@@ -27,7 +27,8 @@ VALIDATION = 5000
 """The last training images of MNIST, without corruption, are the validation images of the record."""
 
 
-def _batches(data: InMemoryDataset, device: torch.device, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: InMemoryDataset, device: torch.device, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images ``(B, *)``, float in [0, 1], and classes ``(B,)`` of a data set in its order, on a device."""
     for image, target in zip(torch.split(data.image, size), torch.split(data.target, size), strict=True):
         yield float_pixels(image.to(device)), target.to(device)
 
@@ -37,7 +38,7 @@ def accuracies(module: Network, data: InMemoryDataset) -> list[float]:
     """Return accuracies in percent: of the network, and of its first hidden unit alone if it has hidden units."""
     correct: list[Tensor] = []
     with evaluating(module):
-        for image, target in _batches(data, module.device):
+        for image, target in batches(data, module.device):
             if isinstance(module, LabelClassifier):
                 goodness = module.label_goodness(image)  # (U, B, C)
                 scores = torch.stack([module.count_votes(goodness), goodness[0]])
@@ -63,7 +64,7 @@ def live_neurons(module: Network, data: InMemoryDataset) -> list[int]:
     hooks = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, nn.ReLU)]
     try:
         with evaluating(module):
-            for image, target in _batches(data, module.device):
+            for image, target in batches(data, module.device):
                 if isinstance(module, LabelClassifier):
                     module.goodness(module.encoder(image, target))
                 else:

@@ -1,10 +1,10 @@
-"""One row with one seed: trained, tested, and never trained twice."""
+"""Trainings that resume: one row with one seed, trained, tested, and never trained twice."""
 
 import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import Callback
 
 from intff_lightning.callbacks import BestCheckpoint, GoodnessAccuracy, GoodnessLogger, LastCheckpoint
 from intff_lightning.checkpoints import AtomicCheckpointIO
+from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.files import atomic_write
+from intff_lightning.network import Network
 from intff_lightning.recipe import to_recipe
 from intff_lightning.reproduce.configs import lean
 from intff_lightning.reproduce.procedures import make_procedure
@@ -54,6 +56,95 @@ class _History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = list(state_dict["epochs"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A training that has come to its end.
+
+    Args:
+        trainer: Its Trainer.
+        checkpoint: The weights that were best on validation data; the last ones if there was no validation.
+        epochs: The metrics and seconds of each epoch.
+    """
+
+    trainer: L.Trainer
+    checkpoint: Path
+    epochs: list[dict[str, float]]
+
+    def record(self) -> dict[str, Any]:
+        """Return what results tell of a training: ``seconds``, ``threads``, ``device`` and ``history``."""
+        return {
+            "seconds": sum(epoch["seconds"] for epoch in self.epochs),
+            "threads": torch.get_num_threads(),
+            "device": str(self.trainer.strategy.root_device.type),
+            "history": self.epochs,
+        }
+
+
+def open_run(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a run, if it is finished, and prepare its folder.
+
+    Args:
+        folder: The run's own folder. It is emptied if it holds a run of another recipe.
+        recipe: How the network is trained, in plain values.
+    """
+    if _read(folder / "recipe.json") != recipe:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write(folder / "recipe.json", recipe)
+    result: dict[str, Any] | None = _read(folder / "result.json")
+    return result
+
+
+def close_run(folder: Path, result: dict[str, Any], keep: Sequence[str] = ()) -> None:
+    """Write the result of a run, which finishes it, and remove its checkpoints except those of these names."""
+    _write(folder / "result.json", result)
+    for checkpoint in folder.glob("*.ckpt"):
+        if checkpoint.name not in keep:
+            checkpoint.unlink()
+
+
+def fit(
+    module: Network,
+    data: PairedDataModule,
+    epochs: int,
+    folder: Path,
+    say: Callable[[str], None],
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> Fitted:
+    """Train a network, from the last epoch of a training that was interrupted in this folder.
+
+    Args:
+        module: The network.
+        data: Its datamodule.
+        epochs: Number of training epochs.
+        folder: Folder of the checkpoints.
+        say: Prints one line of progress.
+        callbacks: Further callbacks.
+        **options: Further arguments of the Trainer.
+    """
+    history, best, last = _History(say), BestCheckpoint(), LastCheckpoint()
+    last.dirpath = best.dirpath = str(folder)
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        # the further ones come after the history, whose seconds are those of the training
+        callbacks=[GoodnessLogger(auroc_values=0), GoodnessAccuracy(), history, *callbacks, best, last],
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    resumable = folder / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=str(resumable) if resumable.is_file() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    # a list of its own: a test loads the callbacks' state at the best epoch
+    return Fitted(trainer, Path(best.best_model_path or resumable), list(history.epochs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,45 +197,16 @@ class Run:
         if recorded:
             plain["record"] = "rounds"  # a run without it starts anew
         folder = folder / self.name
-        done = folder / "result.json"
-        if _read(folder / "recipe.json") != plain:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            _write(folder / "recipe.json", plain)
-        earlier: dict[str, Any] | None = _read(done)
+        earlier = open_run(folder, plain)
         if earlier is not None:
             return earlier
-        history, rounds = _History(say), RoundRecord(folder / "rounds.csv", made.data)
-        best, last = BestCheckpoint(), LastCheckpoint()
-        last.dirpath = best.dirpath = str(folder)
-        trainer = L.Trainer(
-            max_epochs=made.epochs,
-            callbacks=[
-                GoodnessLogger(auroc_values=0),
-                GoodnessAccuracy(),
-                history,
-                *([rounds] if recorded else []),  # after the history, whose seconds are those of the training
-                best,
-                last,
-            ],
-            plugins=[AtomicCheckpointIO()],
-            logger=False,
-            devices=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_test_batches=2 if self.quick else None,
+        rounds = RoundRecord(folder / "rounds.csv", made.data)
+        tested = {"limit_test_batches": 2 if self.quick else None}
+        fitted = fit(made.module, made.data, made.epochs, folder, say, [rounds] if recorded else [], **tested)
+        record = list(rounds.rounds)  # as in `fit`
+        (metrics,) = fitted.trainer.test(
+            made.module, datamodule=made.data, ckpt_path=str(fitted.checkpoint), verbose=False
         )
-        resumable = folder / "last.ckpt"
-        trainer.fit(made.module, made.data, ckpt_path=str(resumable) if resumable.is_file() else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        epochs, record = (
-            list(history.epochs),
-            list(rounds.rounds),
-        )  # the test below loads the callbacks' state at the best epoch
-        chosen = best.best_model_path or str(resumable)
-        (metrics,) = trainer.test(made.module, datamodule=made.data, ckpt_path=chosen, verbose=False)
         units = [name for name in metrics if name.startswith("test/accuracy/unit_")]
         written = {
             "test_accuracy": 100 * metrics["test/accuracy"],
@@ -152,16 +214,11 @@ class Run:
             "parameters": sum(parameter.numel() for parameter in made.module.parameters()),
             "epochs": made.epochs,
             "passes": made.passes,
-            "seconds": sum(epoch["seconds"] for epoch in epochs),
-            "threads": torch.get_num_threads(),
-            "device": str(trainer.strategy.root_device.type),
+            **fitted.record(),
             "quick": self.quick,
-            "history": epochs,
             **({"rounds": record} if recorded else {}),
         }
-        _write(done, written)
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink()
+        close_run(folder, written)
         return written
 
 

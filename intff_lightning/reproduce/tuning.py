@@ -4,10 +4,8 @@ Every algorithm of a study gets the same number of trials, of the same cost, fro
 file: it resumes, and several processes share it.
 """
 
-import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from optuna.trial import Trial, TrialState
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import lock_folder
-from intff_lightning.lightning_compat import quiet
 from intff_lightning.pairs import image_and_target
 from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import figures
+from intff_lightning.reproduce.options import run_jobs
 from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, candidate_votes, make, space
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -314,22 +312,10 @@ def tune(
         for algorithm in algorithms:
             requeue(open_search(folder, name, algorithm))
             arguments = (folder, name, algorithm, count, data_dir, quick)
-            if jobs == 1:
-                work(*arguments)
-                continue
-            threads = max(1, torch.get_num_threads() // jobs)
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(threads,)) as pool:
-                for future in [pool.submit(work, *arguments) for _ in range(jobs)]:
-                    future.result()
+            run_jobs(work, [arguments] * jobs, jobs)
         found = summarize(name, trials_of(folder, name), command)
         paths = write_results(name, folder, found, markdown(found))
         figures.draw_tuning(found["trials"], folder / f"{name}.png")
     for algorithm, best in found["winners"].items():
         print(f"{name} {algorithm}: best {best['settings']}, vote {best['vote']}")
     return [*paths, folder / f"{name}.png"]
-
-
-def _prepare(threads: int) -> None:
-    torch.set_num_threads(threads)
-    quiet()

@@ -1,0 +1,64 @@
+"""The characteristics that are measured, as a plain list."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from intff_lightning.reproduce.characteristics import damage, early_exit, forgetting, labels, sparsity
+from intff_lightning.reproduce.characteristics.networks import DATASETS, Trained, Training
+
+Measurements = list[dict[str, Any]]
+"""Rows ``what`` (the condition), ``measure``, ``value`` and ``better`` (``higher`` or ``lower``).
+
+A row may have a ``unit``: ``count`` for numbers that are no shares. All others are shown in percent.
+"""
+
+
+@dataclass(frozen=True)
+class Characteristic:
+    """One characteristic of trained networks.
+
+    Args:
+        name: Name of its files, which ``--only`` takes.
+        title: Title of its table.
+        measure: Measures a network, given the folder of the data and whether this is a quick look.
+        trainings: What the networks are trained on.
+        fashion: Measure networks of Fashion-MNIST, too.
+        summary: Makes further rows from all rows of one network and seed (of all trainings), and from the same rows of
+            backpropagation.
+        shown: Conditions (``what``) that the figure and the sentences show; empty shows all of them.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Trained, str, bool], Measurements]
+    trainings: tuple[Training, ...] = (Training(),)
+    fashion: bool = False
+    summary: Callable[[Measurements, Measurements], Measurements] | None = None
+    shown: tuple[str, ...] = ()
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets of its networks."""
+        return tuple(DATASETS) if self.fashion else ("mnist",)
+
+
+CHARACTERISTICS = [
+    Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
+    Characteristic(
+        "label_noise", "Wrong labels", labels.label_noise, labels.NOISE, fashion=True, summary=labels.lost_by_noise
+    ),
+    Characteristic("damage", "Damage", damage.measure, fashion=True),
+    Characteristic("sparsity", "Sparsity of activations", sparsity.measure, fashion=True),
+    Characteristic(
+        "forgetting",
+        "Forgetting",
+        forgetting.measure,
+        forgetting.SEQUENCE,
+        fashion=True,
+        summary=forgetting.summarize,
+        shown=(forgetting.ALL,),
+    ),
+    Characteristic("early_exit", "Early exit", early_exit.measure, fashion=True),
+]
+"""All characteristics, in the order of the page."""
