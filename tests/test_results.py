@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import rounds, tables
-from intff_lightning.reproduce.command import COMMANDS, rounds_text
+from intff_lightning.reproduce.paper import COMMANDS, rounds_text
 
 _RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?")
 

@@ -12,6 +12,17 @@ rows, and rows with the same index share a line::
     index: {training set: corruption}
     cells: accuracy_mean:.2f
     columns: {IntFF: {algorithm: intff}, BP: {algorithm: bp}}
+
+Lines of text that a command has written, or a picture, stand in place of a table. ``missing`` is shown until the file
+is there::
+
+    file: results/characteristics/differences.json
+    lines: sentences.damage                                          # path to a text, or to a list of lines
+    missing: Not measured yet.
+
+    picture: results/characteristics/differences.png
+    text: Differences from backpropagation                           # for those who do not see the picture
+    missing: Not drawn yet.
 """
 
 import json
@@ -35,6 +46,9 @@ _WORDS = {
     "unloaded_rows": "unloaded rows",
     "noise_images": "noise images",
     "label_noise": "label noise",
+    "conv": "convolutional",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
 }
 
 
@@ -61,9 +75,18 @@ def replaced(markdown: str) -> str:
 
 
 def table(specification: str) -> str:
-    """Return the Markdown table of a fence."""
+    """Return the Markdown table, lines or picture of a fence."""
     spec = yaml.safe_load(specification)
+    if "picture" in spec:
+        there = (_ROOT / "docs" / spec["picture"]).is_file()
+        return f"![{spec['text']}]({spec['picture']})" if there else str(spec["missing"])
+    if "missing" in spec and not (_ROOT / spec["file"]).is_file():
+        return str(spec["missing"])
     found = json.loads((_ROOT / spec["file"]).read_text())
+    if "lines" in spec:
+        for name in spec["lines"].split("."):
+            found = found[name]
+        return found if isinstance(found, str) else "\n".join(found)
     rows = found if isinstance(found, list) else found["rows"]
     rows = [row for row in rows if _matches(row, spec.get("where", {}))]
     columns, index = spec["columns"], spec.get("index", {})

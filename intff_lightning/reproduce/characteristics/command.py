@@ -170,7 +170,7 @@ def _with_earlier(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]
 
 def _write(characteristic: Characteristic, rows: list[dict[str, Any]], out: Path, line: str, quick: bool) -> list[Path]:
     for row in rows:
-        row["shown"] = not characteristic.shown or row["what"] in characteristic.shown
+        row["shown"] = characteristic.shown(row)
     found = {"characteristic": characteristic.name, "rows": rows, "quick": quick, "command": line, **about()}
     return write_results(characteristic.name, out, found, markdown(characteristic.title, found))
 

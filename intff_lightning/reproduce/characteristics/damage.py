@@ -14,6 +14,7 @@ from intff_lightning.draws import Draws, derived_seed
 from intff_lightning.reproduce.characteristics.networks import Trained
 from intff_lightning.reproduce.characteristics.reading import UNIT_LAYERS, accuracy, layers, watching
 
+WHOLE = "nothing removed"
 _DRAWS = 5
 
 
@@ -30,7 +31,7 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
         for first in range(0, count, UNIT_LAYERS)
     }
     draws = range(2 if quick else _DRAWS)
-    values = {"nothing removed": without(trained, range(0), 0)}
+    values = {WHOLE: without(trained, range(0), 0)}
     for name, chosen in units.items():
         values[f"{name} removed"] = without(trained, chosen, None)
         values[f"half of {name}"] = fmean(without(trained, chosen, draw) for draw in draws)

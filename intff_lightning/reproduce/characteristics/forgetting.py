@@ -7,8 +7,8 @@ from intff_lightning.reproduce.characteristics.networks import TASKS, Trained, T
 from intff_lightning.reproduce.characteristics.reading import scores, share_right
 
 SEQUENCE = tuple(Training(tasks=count) for count in range(1, TASKS + 1))
-ALL = f"all {TASKS} tasks, after the last"
-_MEASURES = ("accuracy among ten classes", "accuracy, task known")
+ALL = f"after all {TASKS} tasks"
+_MEASURES = {"accuracy, ten classes": "forgetting, ten classes", "accuracy, task known": "forgetting, task known"}
 
 
 def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def summarize(own: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list
     .. math:: \frac{1}{T - 1} \sum_{j < T} \Bigl(\max_{j \le k < T} a_{k,j} - a_{T,j}\Bigr)
     """
     rows = []
-    for name in _MEASURES:
+    for name, forgetting in _MEASURES.items():
         found = {row["what"]: row["value"] for row in own if row["measure"] == name}
 
         def at(task: int, after: int, found: dict[str, float] = found) -> float:
@@ -41,5 +41,5 @@ def summarize(own: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list
         mean = fmean(at(task, TASKS) for task in range(1, TASKS + 1))
         lost = fmean(max(at(task, after) for after in range(task, TASKS)) - at(task, TASKS) for task in range(1, TASKS))
         rows.append({"what": ALL, "measure": name, "value": mean, "better": "higher"})
-        rows.append({"what": ALL, "measure": f"forgetting of {name}", "value": lost, "better": "lower"})
+        rows.append({"what": ALL, "measure": forgetting, "value": lost, "better": "lower"})
     return rows

@@ -182,8 +182,8 @@ class NetworkRun:
         """Return the network that was trained, and its data."""
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         module = self.load(folder).to(device or "cpu").eval()
-        place = self.algorithm, self.network, self.dataset, self.seed
-        return Trained(*place, module, *load_sets(self.dataset, data_dir, self.quick)[1:], self.training)
+        _, validation, test = load_sets(self.dataset, data_dir, self.quick)
+        return Trained(self.algorithm, self.network, self.dataset, self.seed, module, validation, test, self.training)
 
     @property
     def _epochs(self) -> int:

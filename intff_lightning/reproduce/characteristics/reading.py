@@ -59,12 +59,15 @@ def predicted_activations(module: Network, image: Tensor) -> list[Tensor]:
 
     A network that reads labels is shown each image under the label that it predicts.
     """
-    inputs, read = image, module.__call__
-    if isinstance(module, LabelClassifier) and not module.by_class:
-        inputs, read = module.encoder(image, module(image).argmax(1)), module.goodness
     found: list[Tensor] = []
+    shown = None
+    if isinstance(module, LabelClassifier) and not module.by_class:
+        shown = module.encoder(image, module(image).argmax(1))
     with watching(layers(module), lambda k, output: found.append(output)):
-        read(inputs)
+        if shown is None or not isinstance(module, LabelClassifier):
+            module(image)
+        else:
+            module.goodness(shown)
     return found
 
 

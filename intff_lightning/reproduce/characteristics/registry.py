@@ -14,6 +14,10 @@ A row may have a ``unit``: ``count`` for numbers that are no shares. All others 
 """
 
 
+def _everything(row: dict[str, Any]) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Characteristic:
     """One characteristic of trained networks.
@@ -26,7 +30,7 @@ class Characteristic:
         fashion: Measure networks of Fashion-MNIST, too.
         summary: Makes further rows from all rows of one network and seed (of all trainings), and from the same rows of
             backpropagation.
-        shown: Conditions (``what``) that the figure and the sentences show; empty shows all of them.
+        shown: Which rows the figure and the sentences show; all rows are in the table.
     """
 
     name: str
@@ -35,7 +39,7 @@ class Characteristic:
     trainings: tuple[Training, ...] = (Training(),)
     fashion: bool = False
     summary: Callable[[Measurements, Measurements], Measurements] | None = None
-    shown: tuple[str, ...] = ()
+    shown: Callable[[dict[str, Any]], bool] = _everything
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -46,9 +50,15 @@ class Characteristic:
 CHARACTERISTICS = [
     Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
     Characteristic(
-        "label_noise", "Wrong labels", labels.label_noise, labels.NOISE, fashion=True, summary=labels.lost_by_noise
+        "label_noise",
+        "Wrong labels",
+        labels.label_noise,
+        labels.NOISE,
+        fashion=True,
+        summary=labels.lost_by_noise,
+        shown=lambda row: row["what"] != labels.CLEAN,
     ),
-    Characteristic("damage", "Damage", damage.measure, fashion=True),
+    Characteristic("damage", "Damage", damage.measure, fashion=True, shown=lambda row: row["what"] != damage.WHOLE),
     Characteristic("sparsity", "Sparsity of activations", sparsity.measure, fashion=True),
     Characteristic(
         "forgetting",
@@ -57,7 +67,7 @@ CHARACTERISTICS = [
         forgetting.SEQUENCE,
         fashion=True,
         summary=forgetting.summarize,
-        shown=(forgetting.ALL,),
+        shown=lambda row: row["what"] == forgetting.ALL,
     ),
     Characteristic("early_exit", "Early exit", early_exit.measure, fashion=True),
 ]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from intff_lightning.reporting.tables import markdown_table
-from intff_lightning.reproduce.characteristics.intervals import BASELINE
 from intff_lightning.reproduce.options import QUICK_NOTE
 
 ALGORITHM_NAMES = {"intff": "IntFF", "channels": "IntFF by class", "ff": "FF", "bp": "BP"}
@@ -103,15 +102,10 @@ def _claim(row: dict[str, Any]) -> str:
 
 
 def overview(rows: Sequence[dict[str, Any]]) -> str:
-    """Say how many differences are beyond their intervals, and how many would be by chance."""
-    compared = [row for row in rows if row["verdict"]]
+    """Say how many differences of shares have an interval without zero, and how many would have one by chance."""
+    compared = [row for row in rows if row["verdict"] and row["unit"] == "share"]
     decided = sum(row["verdict"] != "undecided" for row in compared)
     return (
         f"Of {len(compared)} differences from backpropagation, {decided} have an interval without zero. About "
         f"{round(len(compared) / 20)} would have one by chance if there were no difference at all."
     )
-
-
-def is_baseline(row: dict[str, Any]) -> bool:
-    """Tell whether a row is of backpropagation, which is not compared with itself."""
-    return bool(row["algorithm"] == BASELINE)
