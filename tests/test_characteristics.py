@@ -58,14 +58,14 @@ def _trained(module, algorithm="intff", **options):
 
 @pytest.fixture
 def modules():
-    """One network of four layers of 7 neurons per algorithm, and a convolutional one."""
+    """One network of four layers per algorithm, and a convolutional one."""
 
     def units(*widths):
         return [DenseUnit(list(each)) for each in widths]
 
     return {
         "intff": IntFFModule(units((7, 7), (7, 7)), **SHAPE),
-        "channels": IntFFModule(units((7, 7), (7, 7)), goodness=ChannelGoodness(), **SHAPE),
+        "channels": IntFFModule(units((7, 6), (7, 6)), goodness=ChannelGoodness(), **SHAPE),
         "ff": IntFFModule(units((7,), (7,), (7,), (7,)), vote=[0], **SHAPE),
         "bp": BackpropModule(DenseUnit([7, 7, 7, 7], normalization=NoNormalization()), **SHAPE),
         "chain": BackpropModule(UnitChain(units((7, 7), (7, 7))), **SHAPE),
@@ -176,7 +176,7 @@ def test_the_figure_turns_differences_so_that_the_right_is_better(monkeypatch, t
 def test_few_images_are_as_many_of_each_class_and_repeated():
     target = torch.arange(400) % 10
     target[:15] = 7  # the classes are not equally large
-    data = InMemoryDataset(torch.arange(400).view(400, 1, 1, 1).to(torch.uint8), target)
+    data = InMemoryDataset(torch.arange(400.0).view(400, 1, 1, 1) / 400, target)
     few = few_images(data, 20, seed=0)
     assert len(few) == 400
     assert set(Counter(few.target.tolist()).values()) == {40}
@@ -255,7 +255,7 @@ def test_units_of_ff_are_damaged_layer_by_layer_as_those_of_others(modules):
 def test_sparsity_by_hand():
     h = torch.tensor([[3.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1.0, 1.0], [3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert sparsity.hoyer(h).tolist() == pytest.approx([1, 0, 0.6, 1])  # (2 - 7/5) / (2 - 1)
-    assert sparsity.silent(torch.tensor([[2.0, 0.02, -0.03, 0.0]])).tolist() == [0.5]
+    assert sparsity.silent(torch.tensor([[2.0, 0.01, -0.03, 0.0]])).tolist() == [0.5]
 
 
 def test_sparsity_is_the_mean_over_images_and_layers(modules):
@@ -318,7 +318,7 @@ def test_multiply_accumulates_by_hand(modules, tiny_mnist, monkeypatch):
     # with labels in the image, the first layer reads the 17 other pixels once, and all others each of three labels
     exits = {
         "intff": [17 * 7 + 3 * layer, 17 * 7 + 9 * layer],
-        "channels": [first + layer, first + 3 * layer],
+        "channels": [first + 7 * 6, first + 3 * 7 * 6],
         "bp": [first + layer + last, first + 3 * layer + last],
         "chain": [first + layer + last, first + 3 * layer + last],
     }

@@ -30,8 +30,8 @@ DIFFERENCES = "differences"
 """Name of the files that hold what all characteristics show."""
 
 _DESCRIPTION = (
-    "Measure what networks trained by IntFF, FF and backpropagation are like, beside test accuracy, and compare them "
-    "with backpropagation, paired by seed.\n\n"
+    "Measure what networks trained by IntFF, FF and backpropagation are like, beside their accuracy,\n"
+    "and compare them with backpropagation, paired by seed.\n\n"
 )
 
 

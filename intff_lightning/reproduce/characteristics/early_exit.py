@@ -7,6 +7,7 @@ read there, so a logistic regression is fitted to what its layers hand over, as 
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ def _by_regression(module: BackpropModule, trained: Trained, train: InMemoryData
             for strength in _STRENGTHS
         ]
         best = max(models, key=lambda model: float(model.score(held_out, trained.validation.target.numpy())))
-        body = _counted(lambda last=UNIT_LAYERS * (number + 1) - 1: _run_until(module, image, last))
+        body = _counted(functools.partial(_run_until, module, image, UNIT_LAYERS * (number + 1) - 1))
         cost = body + x.shape[1] * int(module.hparams["num_classes"])
         exits.append((float(best.score(tested, trained.test.target.numpy())), cost))
     return [*exits, (share_right(scores(module, trained.test), trained.test.target), _counted(lambda: module(image)))]

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -29,9 +29,6 @@ from intff_lightning.reproduce.rows import rows_of
 from intff_lightning.reproduce.runs import close_run, fit, open_run
 from intff_lightning.reproduce.spaces import STUDIES, Study, make, space
 from intff_lightning.reproduce.winners import WINNERS
-
-Algorithm = Literal["intff", "channels", "ff", "bp"]
-"""IntFF with labels in the image, IntFF with goodness by class, FF, and backpropagation."""
 
 NETWORKS = {"dense": "the dense network of table 2", "conv": "three convolutional units"}
 """The networks, by the name that ``--networks`` takes."""
@@ -77,7 +74,7 @@ class Trained:
     """A trained network, and the data by which it is judged.
 
     Args:
-        algorithm: The algorithm that trained it.
+        algorithm: The algorithm that trained it, one of :data:`~intff_lightning.reproduce.spaces.ALGORITHMS`.
         network: ``dense`` or ``conv``.
         dataset: ``mnist`` or ``fashion_mnist``.
         seed: Seed of weights, order, negatives, augmentation and corruption.
@@ -88,7 +85,7 @@ class Trained:
         training: What it was trained on.
     """
 
-    algorithm: Algorithm
+    algorithm: str
     network: str
     dataset: str
     seed: int
@@ -102,7 +99,7 @@ class Trained:
 class NetworkRun:
     """One network to be trained; for the arguments see :class:`Trained`. ``quick`` trains a small one, two epochs."""
 
-    algorithm: Algorithm
+    algorithm: str
     network: str
     dataset: str
     seed: int
@@ -230,7 +227,8 @@ def load_sets(dataset: str, data_dir: str, quick: bool) -> tuple[InMemoryDataset
 
     The validation data are the last 5,000 training images. A quick look has 1,000, 500 and 500 images.
     """
-    source = DATASETS[dataset](data_dir, **({"train_size": 1000, "val_size": 0.2} if quick else {}))
+    options: dict[str, Any] = {"train_size": 1000, "val_size": 0.2} if quick else {}
+    source = DATASETS[dataset](data_dir, **options)
     source.prepare_data()
     train, validation, test = (source.dataset(part) for part in ("train", "val", "test"))
     assert isinstance(train, InMemoryDataset)

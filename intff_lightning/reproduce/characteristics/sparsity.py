@@ -52,9 +52,9 @@ def hoyer(h: Tensor) -> Tensor:
         ``(B,)``; 1 for a sample whose activations are all zero.
     """
     flat = h.flatten(1).float()
-    root = flat.shape[1] ** 0.5
-    norm = torch.linalg.vector_norm(flat, dim=1)
-    ratio = torch.where(norm > 0, flat.abs().sum(1) / norm.clamp(min=1e-30), 1.0)
+    root: float = flat.shape[1] ** 0.5
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    ratio: Tensor = torch.where(norm > 0, flat.abs().sum(1) / norm.clamp(min=1e-30), 1.0)
     return (root - ratio) / (root - 1)
 
 
