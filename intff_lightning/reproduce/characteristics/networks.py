@@ -1,9 +1,10 @@
 """The networks whose characteristics are measured: trained once, kept as checkpoints, and never trained twice.
 
 Four algorithms train a dense and a convolutional network on MNIST and Fashion-MNIST, with the settings that won their
-studies (:mod:`intff_lightning.reproduce.winners`). All four have the same layers, data and number of epochs. Where a
-study has no winner yet, the dense network takes those of our procedures
-(:mod:`intff_lightning.reproduce.procedures`), and the convolutional one those with which every search starts.
+studies (:mod:`intff_lightning.reproduce.winners`). All four have the same layers, data and number of epochs, in float32
+whatever the precision of the study is, because many CPUs are slow in bfloat16. Where a study has no winner yet, the
+dense network takes the settings of our procedures (:mod:`intff_lightning.reproduce.procedures`), and the convolutional
+one those with which every search starts.
 """
 
 import dataclasses
@@ -149,13 +150,12 @@ class NetworkRun:
             before.train(data_dir, folder, say)
         L.seed_everything(self.seed, verbose=False)
         module, options = self._make(data_dir)
-        epochs, precision = self._epochs, STUDIES[self.study].precision
+        epochs = self._epochs
         recipe = {
             "module": lean(to_recipe(module)),
             "data": lean(to_recipe(options)),
             "training": dataclasses.asdict(self.training),
             "epochs": epochs,
-            "precision": precision,
         }
         place = folder / self.name
         if open_run(place, recipe) is not None:
@@ -163,7 +163,7 @@ class NetworkRun:
         if before is not None:
             module = before.load(folder)
             module.train()
-        fitted = fit(module, self._data(data_dir, options), epochs, place, say, precision=precision)
+        fitted = fit(module, self._data(data_dir, options), epochs, place, say)
         checkpoint = read_checkpoint(fitted.checkpoint)
         AtomicCheckpointIO().save_checkpoint({key: checkpoint[key] for key in _KEPT}, place / "network.ckpt")
         parameters = sum(parameter.numel() for parameter in module.parameters())
