@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from intff_lightning.backprop import BackpropModule
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.datamodules import InMemoryDataset
-from intff_lightning.reproduce.characteristics.networks import Trained, load_sets
+from intff_lightning.reproduce.characteristics.networks import Trained, first_images, load_sets
 from intff_lightning.reproduce.characteristics.reading import (
     UNIT_LAYERS,
     layers,
@@ -96,7 +96,7 @@ def _counted(compute: Callable[[], Any]) -> int:
 
 def _by_regression(module: BackpropModule, trained: Trained, train: InMemoryDataset) -> list[tuple[float, int]]:
     fitted, validation, test = (
-        _features(module, data) for data in (_first(train, _IMAGES), trained.validation, trained.test)
+        _features(module, data) for data in (first_images(train, _IMAGES), trained.validation, trained.test)
     )
     target = train.target[:_IMAGES].numpy()
     image = torch.rand(1, *module.hparams["input_shape"], device=module.device)
@@ -127,10 +127,6 @@ def _run_until(module: BackpropModule, image: Tensor, last: int) -> None:
 
     with contextlib.suppress(_Reached), watching(layers(module), stop):
         module(image)
-
-
-def _first(data: InMemoryDataset, count: int) -> InMemoryDataset:
-    return InMemoryDataset(data.image[:count], data.target[:count])
 
 
 @torch.no_grad()

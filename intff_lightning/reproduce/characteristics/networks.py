@@ -20,6 +20,7 @@ from intff_lightning.backprop import BackpropModule
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.corruptions import LabelNoise
 from intff_lightning.datamodules import FashionMNISTDataModule, InMemoryDataset, MNISTDataModule, PairedDataModule
+from intff_lightning.datamodules.datasets import Part
 from intff_lightning.draws import Draws
 from intff_lightning.module import IntFFModule
 from intff_lightning.network import Network
@@ -41,7 +42,7 @@ TASKS = 5
 
 _EPOCHS = {"dense": 20, "conv": 12}
 _FEW_PER_EPOCH = 10_000
-_QUICK_IMAGES = 500  # of validation and test
+_PARTS: tuple[Part, ...] = ("train", "val", "test")
 _QUICK_UNITS = ((12, 12), (12, 12), (16, 16))
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "hyper_parameters")
 
@@ -227,17 +228,24 @@ def load_sets(dataset: str, data_dir: str, quick: bool) -> tuple[InMemoryDataset
 
     The validation data are the last 5,000 training images. A quick look has 1,000, 500 and 500 images.
     """
-    options: dict[str, Any] = {"train_size": 1000, "val_size": 0.2} if quick else {}
+    options: dict[str, Any] = {"val_size": 0.2} if quick else {}
     source = DATASETS[dataset](data_dir, **options)
     source.prepare_data()
-    train, validation, test = (source.dataset(part) for part in ("train", "val", "test"))
-    assert isinstance(train, InMemoryDataset)
-    assert isinstance(validation, InMemoryDataset)
-    assert isinstance(test, InMemoryDataset)
+    train, validation, test = (_whole(source, part) for part in _PARTS)
     if quick:
-        few = slice(_QUICK_IMAGES)
-        validation, test = (InMemoryDataset(data.image[few], data.target[few]) for data in (validation, test))
+        return first_images(train, 1000), first_images(validation, 500), first_images(test, 500)
     return train, validation, test
+
+
+def _whole(source: MNISTDataModule, part: Part) -> InMemoryDataset:
+    found = source.dataset(part)
+    assert isinstance(found, InMemoryDataset)
+    return found
+
+
+def first_images(data: InMemoryDataset, count: int) -> InMemoryDataset:
+    """Return the first images of a data set."""
+    return InMemoryDataset(data.image[:count], data.target[:count])
 
 
 def few_images(data: InMemoryDataset, count: int, seed: int) -> InMemoryDataset:
