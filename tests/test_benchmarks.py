@@ -290,20 +290,3 @@ def test_startup(tmp_path, monkeypatch):
     rows = _run("startup", tmp_path)()
     assert [row["process"] for row in rows] == ["nothing", "fit"]
     assert all(row["seconds (median)"] > 0 for row in rows)
-
-
-def test_time_to_a_mark_is_read_from_the_printed_lines():
-    from benchmarks.time_to_accuracy import _curve, _note, _passed
-
-    lines = [(4.0, "GPU available: False"), (7.5, "epoch 1/3  loss 0.74  val/accuracy 97.02 %  2.5 s")]
-    lines += [(9.5, "epoch 2/3  loss 0.16  val/accuracy 98.04 %  2.0 s")]
-    curve = _curve(lines)
-    assert curve == [(7.5, 2.5, 97.02), (9.5, 2.0, 98.04)]
-    assert _passed(curve, 98.0) == (9.5, 4.5)
-    assert _passed(curve, 98.5) == ("never", "never")
-    names = ("config", "from process start s", "training s")
-    ours, theirs = ("ours", 9.5, 4.5), ("theirs", 8.0, 3.0)
-    note = _note([dict(zip(names, row, strict=True)) for row in (ours, theirs)], 98)
-    assert "ours takes 1.50 times the training of theirs" in note
-    theirs = ("theirs", "never", "never")
-    assert "times" not in _note([dict(zip(names, row, strict=True)) for row in (ours, theirs)], 98)
