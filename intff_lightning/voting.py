@@ -24,7 +24,10 @@ def fit_weights(positive: Tensor, negative: Tensor) -> Tensor:
     """
     up, down = positive.detach().cpu().double(), negative.detach().cpu().double()
     logarithm = torch.zeros(len(up), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    # the loss is flat around its minimum, so a small change of it is no sign of the end
+    optimizer = torch.optim.LBFGS(
+        [logarithm], max_iter=100, tolerance_grad=1e-12, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> float:
         with torch.enable_grad():

@@ -79,4 +79,5 @@ def _compared(own: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]
         return {**row, "difference": None, "low": None, "high": None, "verdict": ""}
     found = paired_interval(values, [float(baseline[seed]["value"]) for seed in seeds])
     ahead = (found.difference > 0) == (first["better"] == "higher")
-    return {**row, **found._asdict(), "verdict": ("ahead" if ahead else "behind") if found.decided else "undecided"}
+    interval = {"difference": found.difference, "low": found.low, "high": found.high}
+    return {**row, **interval, "verdict": ("ahead" if ahead else "behind") if found.decided else "undecided"}

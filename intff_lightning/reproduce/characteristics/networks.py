@@ -38,7 +38,7 @@ DATASETS: dict[str, type[MNISTDataModule]] = {"mnist": MNISTDataModule, "fashion
 """The data sets, by the name that ``--datasets`` takes."""
 CLASSES = 10
 TASKS = 5
-"""Two-class tasks of :attr:`Training.tasks`: classes 0 and 1, then 2 and 3, and so on."""
+"""Two-class tasks of ``Training.tasks``: classes 0 and 1, then 2 and 3, and so on."""
 
 _EPOCHS = {"dense": 20, "conv": 12}
 _FEW_PER_EPOCH = 10_000
