@@ -21,8 +21,8 @@ _DRAWS = 3
 def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
     """Return the accuracy without a unit, and without half of the neurons of each layer of a unit or of all units.
 
-    A unit stands for ``UNIT_LAYERS`` layers whatever the algorithm is. Half of the neurons is the mean of three draws (two in a quick look), which are the same for all
-    algorithms.
+    A unit stands for ``UNIT_LAYERS`` layers whatever the algorithm is. Half of the neurons is the mean of three draws
+    (two in a quick look), which are the same for all algorithms.
     """
     count = len(layers(trained.module))
     units = {

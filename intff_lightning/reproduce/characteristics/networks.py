@@ -1,7 +1,7 @@
 """The networks whose characteristics are measured: trained once, kept as checkpoints, and never trained twice.
 
 Four algorithms train a dense and a convolutional network on MNIST and Fashion-MNIST, with the settings that won their
-studies (:mod:`intff_lightning.reproduce.winners`). All four have the same layers, data and number of epochs, in float32
+studies (``intff_lightning.reproduce.winners``). All four have the same layers, data and number of epochs, in float32
 whatever the precision of the study is, because many CPUs are slow in bfloat16. Where a study has no winner yet, the
 dense network takes the settings of our procedures (:mod:`intff_lightning.reproduce.procedures`), and the convolutional
 one those with which every search starts.
