@@ -5,7 +5,9 @@ epoch on any number of processes, after a resume, and in any order of batches. A
 generator per sample.
 """
 
+import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -95,6 +97,16 @@ class Draws:
     def device(self) -> torch.device:
         """Device of the draws."""
         return self._state.device
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def split(self, size: int) -> Iterator["Draws"]:
+        """Yield the draws of ``size`` samples at a time, which go on from here; use them in place of these draws."""
+        for part in torch.split(self._state, size):
+            draws = copy.copy(self)
+            draws._state = part
+            yield draws
 
     def bits(self, *shape: int) -> Tensor:
         """Draw uniform 64-bit integers, int64 ``(B, *shape)``."""
