@@ -98,6 +98,7 @@ def test_a_network_without_hidden_gradients(digits_network, monkeypatch):
     before = {name: value.clone() for name, value in digits_network.module.state_dict().items()}
     rows = adversarial.measure(digits_network, "nowhere", quick=True)
     assert all(torch.equal(value, before[name]) for name, value in digits_network.module.state_dict().items())
+    assert all(parameter.grad is None for parameter in digits_network.module.parameters())
     found = {row["what"]: row["value"] for row in rows}
     clean = found["no attack"]
     assert clean > 0.7
@@ -116,7 +117,7 @@ def test_a_network_without_hidden_gradients(digits_network, monkeypatch):
 
 def test_hidden_gradients_are_noticed(linear):
     pytest.importorskip("pyautoattack")
-    score, image, target, weakest = linear
+    score, image, _, weakest = linear
 
     def hides(x):  # rounding has no gradient
         return score((100 * x).round() / 100 + 0 * x)

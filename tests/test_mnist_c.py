@@ -120,7 +120,7 @@ def test_a_rate_is_a_share_of_the_samples(kind):
     assert 0.25 < share < 0.75
 
 
-@pytest.mark.parametrize("severity", [0, 6, 2.5, True, "3"])
+@pytest.mark.parametrize("severity", [0, 6, 3.0, True, "3"])
 def test_severities_that_are_refused(severity):
     with pytest.raises(ConfigurationError, match=r"Fog\(severity=.*choose from 1 to 5"):
         Fog(severity)

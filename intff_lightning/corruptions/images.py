@@ -34,7 +34,7 @@ class ImageCorruption(Corruption):
 
     def __init__(self, severity: int | None = None, rate: float = 1.0) -> None:
         super().__init__(rate)
-        if severity is not None and (isinstance(severity, bool) or severity not in SEVERITIES):
+        if severity is not None and (type(severity) is not int or severity not in SEVERITIES):
             raise ConfigurationError(f"{type(self).__name__}(severity={severity!r}): choose from 1 to 5.")
         self.severity = self.mnist_c_severity if severity is None else severity
 

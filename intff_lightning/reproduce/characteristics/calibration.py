@@ -31,7 +31,7 @@ BINS = 15
 """Bins of confidence, of equal width."""
 BEFORE, AFTER = "before", "after calibration"
 CONFIDENCE, RIGHT = "mean confidence", "share of right predictions"
-_RANGE = 12.0  # of the logarithm of the temperature, to both sides of that of the scores' own scale
+_RANGE = 12.0  # of the logarithm of the temperature over the scores' standard deviation
 
 
 class Bin(NamedTuple):
@@ -77,8 +77,8 @@ def fit_temperature(score: Tensor, target: Tensor) -> float:
     """Return the temperature that minimizes the negative log-likelihood of scores ``(N, C)`` under targets ``(N,)``.
 
     The likelihood has one maximum in the logarithm of T, because it is concave in 1/T. If all scores are right, a lower
-    temperature is always better, and if none says anything about its target, a higher one is: the result then is the
-    end of a range of e^12 to both sides of the scores' standard deviation.
+    temperature is never worse, and if they are worse than none, a higher one. The search ends at e^12 times the scores'
+    standard deviation, in either direction: probabilities are 0 and 1 there, or all equal.
 
     Raises:
         DataError: Scores are not finite, or the same for every class of every sample.

@@ -63,7 +63,7 @@ def corrupted(image: Tensor, count: int, kind: str, severity: int) -> Tensor:
 
 
 def summarize(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    r"""Return the corruption error of each kind and its mean, mCE (Hendrycks and Dietterich 2019), and the mean accuracy.
+    r"""Return the mean accuracy, the corruption error of each kind, and its mean mCE (Hendrycks and Dietterich 2019).
 
     .. math:: \text{CE}_c = \frac{\sum_s E_{s,c}}{\sum_s E^\text{BP}_{s,c}}, \qquad \text{mCE} = \operatorname{mean}_c
         \text{CE}_c
