@@ -220,7 +220,7 @@ def test_glass_blur_exchanges_pixels_one_after_the_other():
 
 
 def test_motion_blur_of_a_point_is_half_a_gaussian():
-    image = torch.zeros(50, 1, 28, 28)
+    image = torch.zeros(500, 1, 28, 28)
     image[:, 0, 14, 27] = 1  # nothing but this row and column can show it
     worse = _changed(MotionBlur(2), image)[:, 0]  # radius 15, standard deviation 5
     weights = torch.exp(-0.5 * (torch.arange(31) / 5.0) ** 2)
@@ -230,7 +230,7 @@ def test_motion_blur_of_a_point_is_half_a_gaussian():
     for line in flat[:, 14]:
         assert torch.allclose(line[:27].flip(0), weights[1:28], atol=1e-6)
         assert abs(line[27] - weights[0] - weights[1:].sum()) < 1e-6  # the border repeats its pixel
-    assert torch.allclose(_changed(MotionBlur(2), torch.full_like(image, 0.3)), torch.tensor(0.3))
+    assert torch.allclose(_changed(MotionBlur(2), torch.full((2, 1, 28, 28), 0.3)), torch.tensor(0.3))
 
 
 def test_brightness_adds_to_the_largest_channel():
