@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.axes import Axes
 from PIL import Image
 from scipy import ndimage
 from scipy.stats import poisson
@@ -48,6 +49,7 @@ from intff_lightning.datamodules import DigitsDataModule, MNISTCDataModule, MNIS
 from intff_lightning.datamodules.mnist_c import Kind
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.reproduce.kinds import draw_kinds
 
 each_kind = pytest.mark.parametrize("kind", MNIST_C.values(), ids=MNIST_C)
 
@@ -526,3 +528,20 @@ def test_missing_and_damaged_files_are_named(published):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match="fog is incomplete or damaged"):
         MNISTCDataModule("fog", **options).dataset("test")
+
+
+def test_the_picture_shows_every_kind_at_every_severity(tiny_mnist, blank_figures, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "imshow", lambda axes, image, **options: drawn.append(image))
+    rows = draw_kinds(str(tiny_mnist), Path("kinds.png"))
+    assert Path("kinds.png").is_file()
+    assert [row["kind"] for row in rows] == list(MNIST_C)
+    assert len(drawn) == 5 * 16
+    clean = MNISTDataModule(str(tiny_mnist), download=False).dataset("test").image[:1] / 255
+    assert np.array_equal(drawn[0], clean[0, 0])
+    for row, shown in zip(rows, np.array(drawn[5:]).reshape(15, 5, 28, 28), strict=True):
+        kind = MNIST_C[row["kind"]]
+        assert row["MNIST-C"] == kind.mnist_c_severity
+        for severity, picture in zip(SEVERITIES, shown, strict=True):
+            assert np.allclose(picture, _changed(kind(severity), clean)[0, 0], atol=1e-6)
+            assert 0 < row[f"severity {severity}"] < 1
