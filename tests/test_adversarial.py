@@ -38,11 +38,12 @@ def test_gradients_reach_the_image_through_all_units(name):
 def linear():
     """A linear classifier, images far from the ends of [0, 1], and the eps at which each one can be broken."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(5, 16, generator=generator)
+    # so steep that the cross-entropy is about the likeliest wrong class, which the closed form is about
+    weight = 300 * torch.randn(5, 16, generator=generator, dtype=torch.float64)
     image = 0.5 + 0.1 * (torch.rand(40, 1, 4, 4, generator=generator) - 0.5)
 
     def score(x):
-        return (x.flatten(1) - 0.5) @ weight.T
+        return (x.flatten(1).double() - 0.5) @ weight.T
 
     found = score(image)
     target = found.argmax(1)
@@ -65,8 +66,9 @@ def test_attacks_break_what_can_be_broken(linear, name):
     assert (found - image).abs().max() <= eps + 1e-6
     right = score(found).argmax(1) == target
     assert right[weakest > 1.01 * eps].all()  # nothing can break these
-    broken = ~right[weakest < 0.9 * eps]
-    assert broken.float().mean() > (0.8 if name in ("FGSM", "Square") else 0.99)
+    broken = ~right[weakest < (0.5 if name == "Square" else 0.95) * eps]
+    assert len(broken) > 5
+    assert broken.float().mean() > (0.8 if name == "Square" else 0.9)
 
 
 def test_steps_and_clipping_by_hand():
@@ -83,17 +85,15 @@ def test_steps_and_clipping_by_hand():
 
 
 @pytest.fixture
-def digits_network(trainer):
-    data = DigitsDataModule(batch_size=32, seed=0)
-    module = IntFFModule([DenseUnit([60]), DenseUnit([40])], optimizer=None)
-    trainer(max_epochs=6).fit(module, data)
-    sets = [data.dataset(part) for part in ("val", "test")]
-    return Trained("intff", "dense", "mnist", 0, module.eval(), *sets)
+def digits_network():
+    sets = [DigitsDataModule().dataset(part) for part in ("val", "test")]
+    return Trained("intff", "dense", "mnist", 0, IntFFModule.from_pretrained("digits"), *sets)
 
 
+@pytest.mark.slow
 def test_a_network_without_hidden_gradients(digits_network, monkeypatch):
     pytest.importorskip("pyautoattack")
-    budget = Budget(images=40, eps=(0.05, 0.2), steps=20, targets=3, queries=200, more_steps=60)
+    budget = Budget(images=25, eps=(0.05, 0.2), steps=10, targets=2, queries=100, more_steps=40)
     monkeypatch.setattr(adversarial, "_QUICK", budget)
     before = {name: value.clone() for name, value in digits_network.module.state_dict().items()}
     rows = adversarial.measure(digits_network, "nowhere", quick=True)
@@ -131,7 +131,8 @@ def test_hidden_gradients_are_noticed(linear):
 
 
 def test_a_missing_library_is_named(linear, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    for name in ("pyautoattack", "pyautoattack.autopgd_base"):
+        monkeypatch.setitem(sys.modules, name, None)
     score, image, target, _ = linear
     with pytest.raises(ConfigurationError, match=r'pip install "intff-lightning\[attacks\]"'):
         attacked(score, image, target, Budget(), seed=0)
