@@ -108,7 +108,7 @@ def attacked(score: Score, image: Tensor, target: Tensor, budget: Budget, seed: 
 
 def shown(row: dict[str, Any]) -> bool:
     """Tell whether a row is the accuracy under all attacks, or without one; the others are in the table alone."""
-    return row["what"].startswith((ALL, "no attack"))
+    return str(row["what"]).startswith((ALL, "no attack"))
 
 
 def masked(rows: list[dict[str, Any]], tolerance: float = 0.02) -> list[str]:

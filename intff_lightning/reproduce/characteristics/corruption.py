@@ -94,7 +94,7 @@ def summarize(rows: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]
 
 def shown(row: dict[str, Any]) -> bool:
     """Tell whether a row is one of the means over severities; the others are in the table alone."""
-    return row["measure"] != "accuracy" or row["what"].startswith(ALL)
+    return row["measure"] != "accuracy" or str(row["what"]).startswith(ALL)
 
 
 def _errors(rows: Sequence[dict[str, Any]], published: bool) -> dict[str, list[float]]:
