@@ -11,6 +11,7 @@ attack that succeeds where gradients fail, more steps that do less, and a large 
 
 import copy
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ BUDGETS = {"dense": Budget(), "conv": Budget(images=50, steps=50, targets=3, que
 _SILENT = logging.getLogger(__name__)  # APGD reports gradients that are zero, which the checks measure
 _SILENT.addHandler(logging.NullHandler())
 _QUICK = Budget(images=20, eps=(0.1,), steps=5, targets=2, queries=20, more_steps=30)
+
+
+def check_library() -> None:
+    """Refuse to go on if the library of AutoAttack's parts is not installed."""
+    if importlib.util.find_spec("pyautoattack") is None:
+        raise ConfigurationError('adversarial examples need AutoAttack: pip install "intff-lightning[attacks]".')
 
 
 def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
@@ -191,16 +198,10 @@ def _of_autoattack(
     score: Score, image: Tensor, target: Tensor, eps: float, *, name: str, budget: Budget, seed: int
 ) -> Tensor:
     """Return the images after one of AutoAttack's parts; those that it cannot break within eps stay as they are."""
-    try:
-        from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-        from pyautoattack.fab_pt import FABAttack_PT
-        from pyautoattack.square import SquareAttack
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyautoattack":
-            raise
-        raise ConfigurationError(
-            'adversarial examples need AutoAttack: pip install "intff-lightning[attacks]".'
-        ) from None
+    check_library()
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+    from pyautoattack.fab_pt import FABAttack_PT
+    from pyautoattack.square import SquareAttack
 
     def single(x: Tensor) -> Tensor:
         return score(x).float()  # it computes in single precision
