@@ -122,6 +122,12 @@ class Draws:
         """Draw uniform float32 numbers in [0, 1), ``(B, *shape)``."""
         return _shift_right(self.bits(*shape), 40).float() * 2.0**-24
 
+    def coarse(self, *shape: int) -> Tensor:
+        """Draw uniform float32 numbers in [-1, 1) in steps of 2^-15, ``(B, *shape)``: four for the work of one."""
+        size = math.prod(shape)
+        parts = self.bits(-(-size // 4)).view(torch.int16)[:, :size]
+        return (parts.float() * 2.0**-15).reshape(-1, *shape)
+
     def integers(self, high: int, *shape: int) -> Tensor:
         """Draw uniform int64 numbers in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""
         return (self.bits(*shape) & ((1 << 63) - 1)) % high

@@ -259,7 +259,7 @@ def test_plasma_fractals_by_a_plain_loop():
     step, amplitude = side, 100.0
     while step >= 2:
         half, count = step // 2, side // step
-        noise = (amplitude**2 * (2 * draws.uniform(3, count, count) - 1)).double().numpy()
+        noise = (amplitude**2 * draws.coarse(3, count, count)).double().numpy()
         for i in range(count):
             for j in range(count):
                 rows, columns = (i * step, (i + 1) * step % side), (j * step, (j + 1) * step % side)

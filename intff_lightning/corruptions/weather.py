@@ -63,7 +63,7 @@ def plasma_fractal(side: int, decay: float, generator: Draws) -> Tensor:
     heights = torch.zeros(len(generator), 1, 1, device=generator.device)
     amplitude = 100.0
     while (count := heights.shape[1]) < side:
-        noise = amplitude * amplitude * (2 * generator.uniform(3, count, count) - 1)
+        noise = amplitude * amplitude * generator.coarse(3, count, count)
         squares = heights + heights.roll(-1, 1)
         middle = (squares + squares.roll(-1, 2)) / 4 + noise[:, 0]
         right = (middle + middle.roll(1, 1) + heights + heights.roll(-1, 2)) / 4 + noise[:, 1]
