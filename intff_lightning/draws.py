@@ -5,7 +5,9 @@ epoch on any number of processes, after a resume, and in any order of batches. A
 generator per sample.
 """
 
+import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -96,6 +98,16 @@ class Draws:
         """Device of the draws."""
         return self._state.device
 
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def split(self, size: int) -> Iterator["Draws"]:
+        """Yield the draws of ``size`` samples at a time, which go on from here; use them in place of these draws."""
+        for part in torch.split(self._state, size):
+            draws = copy.copy(self)
+            draws._state = part
+            yield draws
+
     def bits(self, *shape: int) -> Tensor:
         """Draw uniform 64-bit integers, int64 ``(B, *shape)``."""
         size = math.prod(shape)
@@ -109,6 +121,12 @@ class Draws:
     def uniform(self, *shape: int) -> Tensor:
         """Draw uniform float32 numbers in [0, 1), ``(B, *shape)``."""
         return _shift_right(self.bits(*shape), 40).float() * 2.0**-24
+
+    def coarse(self, *shape: int) -> Tensor:
+        """Draw uniform float32 numbers in [-1, 1) in steps of 2^-15, ``(B, *shape)``: four for the work of one."""
+        size = math.prod(shape)
+        parts = self.bits(-(-size // 4)).view(torch.int16)[:, :size]
+        return (parts.float() * 2.0**-15).reshape(-1, *shape)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Draw uniform int64 numbers in [0, high), ``(B, *shape)``; the modulo bias is below ``high / 2**63``."""

@@ -61,3 +61,25 @@ def test_permutations_are_permutations_and_uniform():
     counts = torch.unique(codes, return_counts=True)[1]
     assert len(counts) == 6
     assert float(((counts - 1000.0) ** 2 / 1000).sum()) < 20.5  # 0.999 quantile at 5 degrees of freedom
+
+
+def test_coarse_draws_are_parts_of_one_draw_and_uniform():
+    draws, words = Draws(7, 3, torch.arange(500)), Draws(7, 3, torch.arange(500))
+    coarse = draws.coarse(2, 9)  # 18 numbers from five draws
+    bits = words.bits(5)
+    expected = torch.stack([bits << shift >> 48 for shift in (48, 32, 16, 0)], 2).flatten(1)[:, :18] / 2**15
+    assert torch.equal(coarse, expected.float().view(500, 2, 9))
+    assert torch.equal(draws.bits(), words.bits())
+    assert -1 <= coarse.min() < -0.99
+    assert 0.99 < coarse.max() < 1
+    counts = ((coarse.flatten() + 1) * 5).long().bincount(minlength=10)
+    assert ((counts - 900.0).square() / 900).sum() < 27.9  # chi-squared, 9 degrees, p = 0.001
+
+
+def test_parts_of_draws_go_on_as_the_whole():
+    whole, other = Draws(7, 3, torch.arange(10)), Draws(7, 3, torch.arange(10))
+    for draws in (whole, other):
+        draws.uniform(3)
+    parts = torch.cat([part.uniform(4) for part in other.split(3)])
+    assert torch.equal(parts, whole.uniform(4))
+    assert [len(part) for part in other.split(3)] == [3, 3, 3, 1]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier, ShownLabels
+from intff_lightning.datamodules.datasets import PartDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DivergenceError, check_choice
 from intff_lightning.functional import is_decided
@@ -176,7 +177,9 @@ class LinearProbe(Recorded, EvaluationCallback):
             batch = trainer.precision_plugin.convert_input(batch)
             batch = source.on_before_batch_transfer(batch, 0)
             batch = source.transfer_batch_to_device(batch, module.device, 0)
-            batch = source.on_after_batch_transfer(batch, 0)
+            paired = isinstance(source, PartDataModule)
+            with source.reading_training_data() if paired else contextlib.nullcontext():
+                batch = source.on_after_batch_transfer(batch, 0)
             image, target = image_and_target(batch, module, module.hparams["num_classes"])
             if self.augmentation is not None:
                 index = torch.arange(seen, seen + len(target), device=image.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import torch
 import torch.distributed
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint, ProgressBar
@@ -43,6 +44,7 @@ from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.datamodules.pictures import Pictures, read_pictures
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
 from intff_lightning.files import atomic_write, is_locked
+from intff_lightning.functional import float_pixels
 from intff_lightning.lightning_compat import CompatCLI, quiet, take_version
 from intff_lightning.network import Network
 from intff_lightning.recipe import Recorded
@@ -143,7 +145,13 @@ class IntFFCLI(CompatCLI):
         pictures = read_pictures(path, shape, self.datamodule.framing)
         for reason in pictures.skipped:
             rank_zero_warn(f"skipped: {reason}")
-        return pictures
+        corruption = self.datamodule.test_corruption
+        if corruption is None:
+            return pictures
+        rank_zero_warn(f"the pictures are corrupted by {type(corruption).__name__} (data.test_corruption)")
+        number, seed = torch.arange(len(pictures.image)), self.datamodule.settle_seed()
+        image = corruption.of_test_images(float_pixels(pictures.image), number, seed=seed)
+        return pictures._replace(image=(255 * image.clamp(0, 1)).round().to(torch.uint8))
 
     def _unsupervised(self) -> bool:
         return isinstance(self.model, LabelClassifier) and self.model.unsupervised

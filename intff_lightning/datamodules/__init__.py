@@ -3,6 +3,7 @@
 from intff_lightning.datamodules.digits import DigitsDataModule
 from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
+from intff_lightning.datamodules.mnist_c import MNISTCDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
@@ -12,6 +13,7 @@ __all__ = [
     "FashionMNISTDataModule",
     "ImageFolderDataModule",
     "InMemoryDataset",
+    "MNISTCDataModule",
     "MNISTDataModule",
     "PairedDataModule",
 ]

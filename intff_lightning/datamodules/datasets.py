@@ -1,7 +1,8 @@
 """A small datamodule around data sets: loaded at first use, checked, divided, and read in an order of its own."""
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -55,6 +56,17 @@ class PartDataModule(L.LightningDataModule):
 
     framing: ClassVar[Framing | None] = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
+    reads_training_data = False
+    """Whether batches are training data although a test runs."""
+
+    @contextlib.contextmanager
+    def reading_training_data(self) -> Iterator[None]:
+        """Take batches for training data in a test: for a probe that is fitted then."""
+        self.reads_training_data = True
+        try:
+            yield
+        finally:
+            self.reads_training_data = False
 
     def loader(self, part: Part) -> Any:
         """Return the loader of a part."""

@@ -7,25 +7,24 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from intff_lightning.augmentations import Augmentation
-from intff_lightning.corruptions import Corruption
+from intff_lightning.corruptions import Corruption, check_keeps_labels
 from intff_lightning.datamodules.datasets import OF_DATASETS, PARTS, DatasetDataModule, Part, PartDataModule
 from intff_lightning.datamodules.loading import (
     IndexedBatch,
     InMemoryDataset,
     batches_begun,
     defines,
-    flat_loaders,
     told_classes,
     usable,
 )
+from intff_lightning.datamodules.looking import first_image
 from intff_lightning.datamodules.options import batch_size_of, check_dataset, check_effects, check_options, check_seed
 from intff_lightning.draws import Draws, sample_numbers
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
@@ -57,6 +56,8 @@ class PairedDataModule(Recorded, PartDataModule):
         negatives: Source of negative data; default :class:`~intff_lightning.negatives.WrongLabels`.
         corruption: Corruption of training data, see :mod:`intff_lightning.corruptions`; validation and test data stay
             clean.
+        test_corruption: Corruption of the images of tests and predictions, such as the kinds of MNIST-C; training and
+            validation data stay clean, and so do labels.
         augmentation: Augmentation of training images, after their corruption.
         batch_size: Positive samples per process and batch.
         val_size: Number of samples, or below 1 the share, of ``train`` that become validation data; 0 for none.
@@ -96,15 +97,17 @@ class PairedDataModule(Recorded, PartDataModule):
         keys: list[str] | None = None,
         pixel_range: list[float] | None = None,
         cache: bool = False,
+        test_corruption: Corruption | None = None,
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
         check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
+        check_keeps_labels(test_corruption)
         for part, dataset in given.items():
             check_dataset(part, dataset)
         self._given = given
         self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
-        self.corruption, self.augmentation = corruption, augmentation
+        self.corruption, self.augmentation, self.test_corruption = corruption, augmentation, test_corruption
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
         read_as = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__)
@@ -137,6 +140,12 @@ class PairedDataModule(Recorded, PartDataModule):
             self.refuse(("val_size", "val_seed"), "there is no training data to divide")
         if not (self.val_size or self.draws_test_samples):
             self.refuse(("val_seed",), "val_size=0 draws no validation samples")
+        if datamodule is None:
+            tested = self._given["test"] is not None or self._given["predict"] is not None
+        else:
+            tested = defines(datamodule, "test_dataloader") or defines(datamodule, "predict_dataloader")
+        if type(self).load is PairedDataModule.load and not tested:
+            self.refuse(("test_corruption",), "there are no data for tests or predictions")
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Refuse options of these names that were given, because they would have no effect."""
@@ -220,24 +229,8 @@ class PairedDataModule(Recorded, PartDataModule):
             if source is None:
                 raise ConfigurationError("PairedDataModule has no data: give it a datamodule, or train=a dataset.")
             return self._reader("a sample").samples([source[0]], labelled=False)[0][0]
-        stage = {"validate": "val", "test": "test", "predict": "predict"}.get(
-            str(self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else ""), "train"
-        )
-        parts = sorted(PARTS, key=lambda part: part != stage)  # it may be set up for the running stage alone
-        part = next((part for part in parts if defines(self.inner, f"{part}_dataloader")), None)
-        if part is None:
-            raise ConfigurationError(f"{self._name} defines no dataloader.")
-        with isolate_rng():  # a look must not change the order of a shuffling loader
-            try:
-                for batch in flat_loaders(self.loader(part))[0]:
-                    batch = self.inner.on_before_batch_transfer(batch, 0)
-                    if self._reads_late:
-                        batch = self.inner.on_after_batch_transfer(batch, 0)
-                    return self._reader().batch(batch, labelled=False)[0][0]
-            except (AttributeError, TypeError, RuntimeError) as error:  # of the datamodule
-                reason = str(error).splitlines()[0][:200]
-                raise DataError(f"{self._name}: its {part}_dataloader gives no batch to look at: {reason}") from error
-        raise DataError(f"{self._name}: its {part}_dataloader gives no batch.")
+        late = self._reads_late
+        return first_image(self.inner, self.trainer, self.loader, self._reader(), late, self._name)
 
     def _reader(self, where: str | None = None) -> Reader:
         return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range)
@@ -317,9 +310,15 @@ class PairedDataModule(Recorded, PartDataModule):
         batch = self.inner.on_after_batch_transfer(batch, dataloader_idx)
         if self._reads_late:
             batch = self._read(batch, dataloader_idx)
+        image, target, index = batch
+        tested = (trainer.testing or trainer.predicting) and not self.reads_training_data
+        if self.test_corruption is not None and tested:
+            image = float_pixels(image, trainer.lightning_module.dtype)
+            numbers = index if isinstance(self.inner, DatasetDataModule) else None
+            image = self.test_corruption.of_test_images(image, numbers, seed=self.settle_seed())
         if trainer.predicting:
-            return float_pixels(batch.image, trainer.lightning_module.dtype)
-        return self.pair(batch.image, batch.target, batch.sample, training=bool(trainer.training))
+            return float_pixels(image, trainer.lightning_module.dtype)
+        return self.pair(image, target, index, training=bool(trainer.training))
 
     def _read(self, batch: Any, dataloader_idx: int) -> IndexedBatch:
         """Read and check a batch of another datamodule."""

@@ -14,6 +14,7 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reproduce import configs, figures, rounds, tables
 from intff_lightning.reproduce.equivalence import equivalence
+from intff_lightning.reproduce.kinds import draw_kinds
 from intff_lightning.reproduce.options import (
     QUICK_NOTE,
     Subcommand,
@@ -126,6 +127,12 @@ COMMANDS = [
         "Figure 4: the corrupted training set",
         "samples of the corrupted training set",
         facts=figures.draw_corruptions,
+    ),
+    Command(
+        "mnist_c",
+        "MNIST-C: mean absolute change of a pixel, by kind and severity",
+        "beyond the paper: the 15 kinds of test-time corruption at every severity, as a picture",
+        facts=draw_kinds,
     ),
     Command(
         "equivalence",

@@ -54,6 +54,9 @@ def characteristics(arguments: argparse.Namespace, line: str) -> None:
     if not any(plan.values()):
         raise ConfigurationError(f"--datasets {' '.join(arguments.datasets)}: {' '.join(plan)} has no such networks.")
     out = make_folder(results_folder(arguments), "characteristics")
+    for each in chosen:
+        if each.check is not None:
+            each.check()
     for each in CHARACTERISTICS:
         _check_kind(out / f"{each.name}.json", arguments.quick)
     folder = out / "networks"
@@ -172,7 +175,12 @@ def _write(characteristic: Characteristic, rows: list[dict[str, Any]], out: Path
     for row in rows:
         row["shown"] = characteristic.shown(row)
     found = {"characteristic": characteristic.name, "rows": rows, "quick": quick, "command": line, **about()}
-    return write_results(characteristic.name, out, found, markdown(characteristic.title, found))
+    paths = write_results(characteristic.name, out, found, markdown(characteristic.title, found))
+    if characteristic.draw is None:
+        return paths
+    png = out / f"{characteristic.name}.png"
+    characteristic.draw(rows, png)
+    return [*paths, png]
 
 
 def _write_differences(out: Path, line: str, quick: bool) -> list[Path]:

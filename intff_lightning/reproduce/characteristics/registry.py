@@ -1,10 +1,20 @@
 """The characteristics that are measured, as a plain list."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from intff_lightning.reproduce.characteristics import damage, early_exit, forgetting, labels, sparsity
+from intff_lightning.reproduce.characteristics import (
+    adversarial,
+    calibration,
+    corruption,
+    damage,
+    early_exit,
+    forgetting,
+    labels,
+    sparsity,
+)
 from intff_lightning.reproduce.characteristics.networks import DATASETS, Trained, Training
 
 Measurements = list[dict[str, Any]]
@@ -31,6 +41,8 @@ class Characteristic:
         summary: Makes further rows from all rows of one network and seed (of all trainings), and from the same rows of
             backpropagation.
         shown: Which rows the figure and the sentences show; all rows are in the table.
+        draw: Draws a picture of its own from the rows of its table.
+        check: Called before anything is trained; raises a ConfigurationError if a library is missing.
     """
 
     name: str
@@ -40,6 +52,8 @@ class Characteristic:
     fashion: bool = False
     summary: Callable[[Measurements, Measurements], Measurements] | None = None
     shown: Callable[[dict[str, Any]], bool] = _everything
+    draw: Callable[[Sequence[dict[str, Any]], Path], None] | None = None
+    check: Callable[[], None] | None = None
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -48,6 +62,29 @@ class Characteristic:
 
 
 CHARACTERISTICS = [
+    Characteristic(
+        "corruption",
+        "Corruption at test time",
+        corruption.measure,
+        fashion=True,
+        summary=corruption.summarize,
+        shown=corruption.shown,
+    ),
+    Characteristic(
+        "adversarial",
+        "Adversarial examples",
+        adversarial.measure,
+        shown=adversarial.shown,
+        check=adversarial.check_library,
+    ),
+    Characteristic(
+        "calibration",
+        "Calibration",
+        calibration.measure,
+        fashion=True,
+        shown=calibration.shown,
+        draw=calibration.draw_reliability,
+    ),
     Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
     Characteristic(
         "label_noise",
