@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler, Subset
 
@@ -27,7 +28,7 @@ class IndexedBatch(NamedTuple):
     image: Tensor
     """``(B, *)``, uint8, or float in [0, 1]."""
     target: Tensor
-    """``(B,)`` int64; -1 if an image to predict has no label."""
+    """``(B,)`` int64; -1 if an image to predict has no label. For a regression, float32."""
     sample: Tensor
     """``(B,)`` int64."""
 
@@ -38,13 +39,15 @@ class InMemoryDataset(Dataset[IndexedBatch]):
     Args:
         image: ``(N, *)``, uint8, or float in [0, 1]; other pixels need the ``pixel_range`` of a datamodule.
         target: ``(N,)`` or ``(N, 1)``, integers.
+        regression: Targets are numbers, and no classes.
 
     Raises:
-        DataError: There is not one integer label per image.
+        DataError: There is not one integer label per image, or one number.
     """
 
-    def __init__(self, image: Tensor, target: Tensor) -> None:
-        reader = Reader("InMemoryDataset")
+    def __init__(self, image: Tensor, target: Tensor, regression: bool = False) -> None:
+        reader = Reader("InMemoryDataset", regression=regression)
+        self.regression = regression
         self.image = reader.tensor(image)
         self.target = reader.labels(target, len(self.image))
 
@@ -238,6 +241,60 @@ def has_batches(loader: Any) -> bool:
         return len(loader) > 0
     except (TypeError, NotImplementedError):
         return True
+
+
+def first_batch(datamodule: L.LightningDataModule, loader: Callable[[], Any], name: str, late: bool) -> Any:
+    """Return the first batch of the loader of a datamodule, after the hooks that run before its transfer.
+
+    Args:
+        datamodule: The datamodule.
+        loader: Makes the loader.
+        name: Name of the loader in messages.
+        late: Also call the hook that runs after the transfer.
+
+    Raises:
+        DataError: There is none.
+    """
+    with isolate_rng():  # a look must not change the order of a shuffling loader
+        try:
+            for batch in flat_loaders(loader())[0]:
+                batch = datamodule.on_before_batch_transfer(batch, 0)
+                return datamodule.on_after_batch_transfer(batch, 0) if late else batch
+        except (AttributeError, TypeError, RuntimeError) as error:  # of the datamodule
+            reason = str(error).splitlines()[0][:200]
+            raise DataError(f"{name} gives no batch to look at: {reason}") from error
+    raise DataError(f"{name} gives no batch.")
+
+
+def built_for(trainer: L.Trainer | None, name: str) -> Any:
+    """Return an argument of the module of a Trainer, or ``None`` if it has none."""
+    module = None if trainer is None else trainer.lightning_module
+    return None if module is None else module.hparams.get(name)
+
+
+def scaled(target: Tensor, target_range: Sequence[float]) -> Tensor:
+    """Return targets ``(B,)`` of a regression with the range at 0..1; computed in float64, where there is one."""
+    low, high = target_range
+    return ((target if target.device.type == "mps" else target.double()) - low) / (high - low)
+
+
+def range_of(train: Any, built: Sequence[float] | None) -> list[float]:
+    """Return the lowest and the highest target of training data in memory, or what the network was built for.
+
+    Raises:
+        ConfigurationError: Neither is known.
+        DataError: All targets are equal.
+    """
+    if not isinstance(train, InMemoryDataset):
+        if built is None:
+            raise ConfigurationError(
+                "the range of the training targets is unknown: give target_range=[LOWEST, HIGHEST] to the data."
+            )
+        return list(built)
+    low, high = float(train.target.min()), float(train.target.max())
+    if not low < high:
+        raise DataError(f"train data: every target is {low:g}, so there is nothing to predict.")
+    return [low, high]
 
 
 def usable(loaders: Any, name: str, part: str, optional: bool) -> Any:
