@@ -4,6 +4,7 @@ from intff_lightning.datamodules.digits import DigitsDataModule
 from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "InMemoryDataset",
     "MNISTDataModule",
     "PairedDataModule",
+    "TableDataModule",
 ]

@@ -56,6 +56,11 @@ class PartDataModule(L.LightningDataModule):
     framing: ClassVar[Framing | None] = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in their order, if the data have some."""
+        return None
+
     def loader(self, part: Part) -> Any:
         """Return the loader of a part."""
         raise NotImplementedError
