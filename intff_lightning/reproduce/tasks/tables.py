@@ -133,10 +133,10 @@ TASK = Task(
     name="tables",
     title="Tables: scikit-learn's classification data",
     note=f"Accuracy over the test rows of {FOLDS} folds; a seed draws the folds and the weights. IntFF (the label in "
-    "further columns), IntFF by class and backpropagation train the same layers, two units of 64-64 neurons, on the rows "
-    "that are not for test. A fifth of these is for validation, which chooses the epoch and one of "
-    f"{len(SETTINGS)} settings of learning rate and weight decay, the same for all three. Gradient boosting and logistic "
-    "regression are scikit-learn's with its defaults, and train on the validation rows, too.",
+    "further columns), IntFF by class and backpropagation train the same layers, two units of 64-64 neurons, on the "
+    "rows that are not for test. A fifth of these is for validation, which chooses the epoch and one of "
+    f"{len(SETTINGS)} settings of learning rate and weight decay, the same for all three. Gradient boosting and "
+    "logistic regression are scikit-learn's with its defaults, and train on the validation rows, too.",
     cases={name.replace(" ", "_"): functools.partial(rows, name=name) for name in _SETS},
     average=True,
 )

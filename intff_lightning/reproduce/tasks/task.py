@@ -33,7 +33,7 @@ class Task:
         note: What was measured, in plain words.
         cases: Functions of (seed, data_dir, quick) by name, such as one for each data set. Each call is resumable by
             itself. It returns rows ``{"what": str, "algorithm": str, "measure": str, "value": float,
-            "better": "higher" | "lower"}``.
+            "better": "higher" | "lower"}``; with ``"averaged": False``, a row is no part of the average.
         average: Add the mean over everything that has a measure, for each algorithm.
     """
 
@@ -137,6 +137,8 @@ def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the means over all things that have a measure, for the algorithms that have it for all of them."""
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
+        if not row.get("averaged", True):
+            continue
         found.setdefault((row["measure"], row["algorithm"]), {})[row["what"]] = row
     things = {measure: {what for (m, _), by in found.items() if m == measure for what in by} for measure, _ in found}
     return [
@@ -170,7 +172,7 @@ def markdown(task: Task, lines: Sequence[dict[str, Any]]) -> str:
     text = [*head, markdown_table(header, [[*at, *(_mean(cells.get((*at, a))) for a in algorithms)] for at in places])]
     others = [a for a in algorithms if any(cells.get((*at, a), {}).get("interval") for at in places)]
     if others:
-        header = ["", "measure", *(f"{NAMES.get(name, name)} − backpropagation" for name in others)]
+        header = ["", "measure", *(f"{NAMES.get(name, name)} minus backpropagation" for name in others)]
         rows = [[*at, *(_difference(cells.get((*at, a))) for a in others)] for at in places]
         text += ["Differences from backpropagation, with 95 % intervals (Student's t, paired by seed):", ""]
         text.append(markdown_table(header, rows))
