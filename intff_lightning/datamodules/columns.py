@@ -15,6 +15,10 @@ from intff_lightning.errors import ConfigurationError, DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 """Texts that stand for a missing value, unless others are given."""
+PREFIX = "sklearn:"
+"""Begins the name of a data set that comes with scikit-learn."""
+BUNDLED = ("iris", "wine", "breast_cancer", "digits", "diabetes", "linnerud")
+"""Data sets that come with scikit-learn. Their target is the column ``target``; Linnerud has three targets."""
 
 Cells: TypeAlias = np.ndarray[Any, Any]
 """An array of objects; missing values are ``None``."""
@@ -26,8 +30,8 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
     """Read a table into memory.
 
     Args:
-        table: Path of a CSV file in UTF-8 whose first line names the columns, a pandas or polars frame, or a mapping of
-            names to columns.
+        table: Path of a CSV file in UTF-8 whose first line names the columns, ``sklearn:NAME`` for a data set that comes
+            with scikit-learn (see :data:`BUNDLED`), a pandas or polars frame, or a mapping of names to columns.
         where: Name of the table in messages.
         separator: Character between the cells of a file.
         missing: Texts that stand for a missing value; NaN, ``None`` and empty cells always do.
@@ -36,7 +40,9 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
         DataError: The file cannot be read, names a column twice, or has a line of another length.
         ConfigurationError: The table is of another kind.
     """
-    if isinstance(table, str | Path):
+    if isinstance(table, str) and table.startswith(PREFIX):
+        columns = _bundled(table.removeprefix(PREFIX))
+    elif isinstance(table, str | Path):
         columns = _read_file(Path(table), separator)
     elif isinstance(table, Mapping):
         columns = {str(name): list(values) for name, values in table.items()}
@@ -50,6 +56,21 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
         raise DataError(f"{where}: its columns have different lengths, or there are none.")
     absent = {"", *missing}
     return {name: _cells(values, absent) for name, values in columns.items()}
+
+
+def _bundled(name: str) -> dict[str, list[Any]]:
+    """Return a data set that comes with scikit-learn; the column ``target`` holds the names of classes."""
+    if name not in BUNDLED:
+        raise ConfigurationError(f"table={PREFIX}{name}: choose from {', '.join(BUNDLED)}.")
+    from sklearn import datasets  # takes a second, which other data do not need
+
+    found = getattr(datasets, f"load_{name}")()
+    columns = dict(zip(found.feature_names, found.data.T.tolist(), strict=True))
+    if found.target.ndim == 2:  # Linnerud has three
+        return columns | dict(zip(found.target_names, found.target.T.tolist(), strict=True))
+    names = found.get("target_names")
+    target = found.target.tolist() if names is None else [str(names[number]) for number in found.target]
+    return {**columns, "target": target}
 
 
 def _of_frame(column: Any) -> list[Any]:

@@ -1,12 +1,14 @@
 """TableDataModule: the rows of a CSV file or a data frame."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from intff_lightning.datamodules.columns import (
     MISSING,
@@ -23,6 +25,7 @@ from intff_lightning.datamodules.loading import InMemoryDataset, range_of
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
+from intff_lightning.recipe import from_recipe
 
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
@@ -40,8 +43,9 @@ class TableDataModule(PairedDataModule):
     are drawn, as a function of (``val_seed``, row). Rows of data frames count in their order, without their index.
 
     Args:
-        table: Training data: path of a CSV file whose first line names the columns, a pandas or polars frame, or a
-            mapping of names to columns. ``None`` if there is nothing to train.
+        table: Training data: path of a CSV file whose first line names the columns, ``sklearn:NAME`` for a data set
+            that comes with scikit-learn (``sklearn:wine``, target ``target``), a pandas or polars frame, or a mapping
+            of names to columns. ``None`` if there is nothing to train.
         target: Name of the column to predict. Rows to predict may lack it.
         val_table: Validation data, like ``table``.
         test_table: Test data, like ``table``.
@@ -115,6 +119,23 @@ class TableDataModule(PairedDataModule):
             why = "split names the test rows" if self.split is not None else "test_table gives the test data"
             raise ConfigurationError(f"test_size={self.test_size} has no effect: {why}. Leave test_size out.")
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
+        """Return the data of a checkpoint, with what was fitted on their training rows.
+
+        Args:
+            path: Path of the checkpoint.
+            **options: Arguments that take the place of those in the checkpoint, such as ``predict_table``.
+
+        Raises:
+            CheckpointError: The network was trained on other data than a table.
+        """
+        recipe = torch.load(path, map_location="cpu", weights_only=True).get("recipes", {}).get("data", {})
+        if not recipe.get("init_args", {}).get("preprocessing"):
+            raise CheckpointError(f"{path}: its network was not trained on a table (TableDataModule).")
+        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items()}
+        return cls(**{**arguments, **options})
+
     # ---------------------------------------------------------------- what was fitted
 
     @property
@@ -124,6 +145,11 @@ class TableDataModule(PairedDataModule):
             return None
         self._fit()
         return self._names
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape (D,) of a sample; the training table is not read again if a checkpoint tells it."""
+        return (len(self.feature_names),)
 
     @property
     def feature_names(self) -> list[str]:

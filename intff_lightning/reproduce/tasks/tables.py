@@ -84,7 +84,7 @@ def tuned(
         module, own = make(algorithm, setting), data()
         rows = own.dataset("train")
         assert isinstance(rows, InMemoryDataset)
-        epochs = 1 if quick else -(-_STEPS // max(1, len(rows) // own.batch_size))
+        epochs = 1 if quick else min(100, -(-_STEPS // max(1, len(rows) // own.batch_size)))
         value = train(module, own, epochs, monitor)
         if best is None or value > best[0]:
             best = value, module, own
@@ -116,7 +116,7 @@ def rows(seed: int, data_dir: str, quick: bool, name: str) -> list[dict[str, Any
                 found = module(held.image).argmax(1)
             right.setdefault(algorithm, []).extend((found == held.target).double().tolist())
         others = {
-            "gradient boosting": HistGradientBoostingClassifier(random_state=seed),
+            "gradient boosting": HistGradientBoostingClassifier(max_iter=2 if quick else 100, random_state=seed),
             "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         }
         for algorithm, method in others.items():
