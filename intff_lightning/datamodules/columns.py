@@ -30,8 +30,8 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
     """Read a table into memory.
 
     Args:
-        table: Path of a CSV file in UTF-8 whose first line names the columns, ``sklearn:NAME`` for a data set that comes
-            with scikit-learn (see :data:`BUNDLED`), a pandas or polars frame, or a mapping of names to columns.
+        table: Path of a CSV file in UTF-8 whose first line names the columns, ``sklearn:NAME`` for one of
+            :data:`BUNDLED`, a pandas or polars frame, or a mapping of names to columns.
         where: Name of the table in messages.
         separator: Character between the cells of a file.
         missing: Texts that stand for a missing value; NaN, ``None`` and empty cells always do.
