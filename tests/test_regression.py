@@ -232,7 +232,7 @@ def test_networks_that_cannot_work_are_refused(make, message):
 
 
 def test_classes_are_no_targets_of_a_regression(trainer, digits):
-    with pytest.raises((ConfigurationError, DataError), match="target_range is unknown|needs scaled targets"):
+    with pytest.raises((ConfigurationError, DataError), match=r"target_range is unknown|needs scaled targets"):
         trainer().fit(_module(), digits())
     module = _module(input_shape=[3], target_range=[0, 1])
     batch = PairedBatch(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), None, torch.ones(4, 1, dtype=torch.int64))
@@ -271,10 +271,7 @@ def test_a_prediction_is_that_of_a_plain_loop_over_candidates():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["intff", "bp"])
 def test_a_network_learns_measures_and_covers(kind, trainer):
-    if kind == "intff":
-        module = _module(coverage=0.8)
-    else:
-        module = BackpropRegression(DenseUnit([32, 32]), coverage=0.8)
+    module = _module(coverage=0.8) if kind == "intff" else BackpropRegression(DenseUnit([32, 32]), coverage=0.8)
     data = _data(900, test_size=300, val_size=200)
     fit = trainer(max_epochs=30, callbacks=[RegressionMetrics(), GoodnessLogger(auroc_values=0)])
     fit.fit(module, data)
@@ -293,7 +290,7 @@ def test_a_network_learns_measures_and_covers(kind, trainer):
         assert {"test/r2/unit_0", "test/r2/unit_1"} <= set(metrics)
 
     fit.save_checkpoint("some.ckpt")
-    again = type(module).load_from_checkpoint("some.ckpt", **({} if kind == "intff" else {"body": DenseUnit([32, 32])}))
+    again = type(module).load_from_checkpoint("some.ckpt")
     new = TableDataModule.from_checkpoint("some.ckpt", predict_table={"a": [0.0], "b": [0.0], "c": [1.0]})
     (predicted,) = trainer().predict(again, new)
     assert float(predicted[0, 0]) == pytest.approx(50, abs=8)

@@ -164,6 +164,11 @@ def test_a_column_or_further_tables_name_the_parts():
         assert torch.equal(by_column.dataset(part).target, by_table.dataset(part).target)
 
 
+def _all_parts(**options):
+    data = TableDataModule(**options)
+    return [data.dataset(part) for part in ("train", "val", "test")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -190,9 +195,7 @@ def test_a_column_or_further_tables_name_the_parts():
 )
 def test_what_cannot_work_is_refused(options, message):
     with pytest.raises((ConfigurationError, DataError), match=message):
-        data = TableDataModule(**{"table": _columns(), **options})
-        for part in ("train", "val", "test"):
-            data.dataset(part)
+        _all_parts(**{"table": _columns(), **options})
 
 
 @pytest.mark.parametrize(
@@ -252,8 +255,8 @@ def test_a_checkpoint_reads_new_tables_as_its_network_did(trainer):
     other = TableDataModule({**table, "x": [value + 10 for value in table["x"]]}, target="goal", predict_table=new)
     (same,) = trainer().predict(module, other, ckpt_path="some.ckpt")
     torch.testing.assert_close(same, scores)
+    changed = TableDataModule({**table, "x": [value + 10 for value in table["x"]]}, target="goal")
     with pytest.raises(CheckpointError, match="the training rows are not those of the checkpoint"):
-        changed = TableDataModule({**table, "x": [value + 10 for value in table["x"]]}, target="goal")
         trainer(max_epochs=3).fit(module, changed, ckpt_path="some.ckpt")
     with pytest.raises(ConfigurationError, match="does not know what was fitted"):
         trainer().predict(module, TableDataModule(predict_table=new))
