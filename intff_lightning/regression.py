@@ -165,6 +165,9 @@ class RegressionModule(Regressor, IntFFModule):
         """Return the scaled candidates, ``(candidates,)``."""
         return torch.linspace(0, 1, self.candidates, device=device)
 
+    def inputs_per_pass(self, device: torch.device) -> int:
+        return self.sweep_size or 8192  # tables are narrow, and candidates many
+
     def read(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores, tried = scores / self.temperature, self.tried_labels(scores.device)
         tail = (1 - self.coverage) / 2

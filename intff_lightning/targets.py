@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import at_least_float32
 from intff_lightning.labels import LabelEncoder
 
 
@@ -78,9 +79,8 @@ def expected_value(scores: Tensor, candidates: Tensor) -> Tensor:
     >>> expected_value(torch.tensor([[0.0, 0.0], [100.0, 0.0]]), torch.tensor([1.0, 3.0]))
     tensor([2., 1.])
     """
-    value: Tensor = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1) @ candidates.to(
-        torch.float32
-    )
+    probability = at_least_float32(scores).softmax(-1)
+    value: Tensor = probability @ candidates.to(probability)
     return value
 
 
@@ -121,10 +121,10 @@ def fit_temperature(scores: Tensor, target: Tensor) -> Tensor:
         target: Numbers of the true candidates, ``(N,)`` int64.
 
     Returns:
-        Scalar float32 on the device of the scores, from 0.001 to 1,000.
+        Scalar float32 on the CPU, from 0.001 to 1,000.
     """
-    logits = scores.detach().double()
-    logarithm = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)
+    logits, target = scores.detach().cpu().double(), target.cpu()
+    logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def loss() -> float:

@@ -278,20 +278,9 @@ def scaled(target: Tensor, target_range: Sequence[float]) -> Tensor:
     return ((target if target.device.type == "mps" else target.double()) - low) / (high - low)
 
 
-def range_of(train: Any, built: Sequence[float] | None) -> list[float]:
-    """Return the lowest and the highest target of training data in memory, or what the network was built for.
-
-    Raises:
-        ConfigurationError: Neither is known.
-        DataError: All targets are equal.
-    """
-    if not isinstance(train, InMemoryDataset):
-        if built is None:
-            raise ConfigurationError(
-                "the range of the training targets is unknown: give target_range=[LOWEST, HIGHEST] to the data."
-            )
-        return list(built)
-    low, high = float(train.target.min()), float(train.target.max())
+def range_of(target: Tensor) -> list[float]:
+    """Return the lowest and the highest of training targets ``(N,)``; refuse targets that are all equal."""
+    low, high = float(target.min()), float(target.max())
     if not low < high:
         raise DataError(f"train data: every target is {low:g}, so there is nothing to predict.")
     return [low, high]

@@ -205,7 +205,12 @@ class PairedDataModule(Recorded, PartDataModule):
         """Lowest and highest target of the training data, in a regression."""
         if self.regression and self._target_range is None:
             train = self.dataset("train") if isinstance(self.inner, DatasetDataModule) else None
-            self._target_range = loading.range_of(train, loading.built_for(self.trainer, "target_range"))
+            built = loading.built_for(self.trainer, "target_range")
+            if not isinstance(train, InMemoryDataset) and built is None:
+                raise ConfigurationError(
+                    "the range of the training targets is unknown: give target_range=[LOWEST, HIGHEST] to the data."
+                )
+            self._target_range = loading.range_of(train.target) if isinstance(train, InMemoryDataset) else built
         return self._target_range
 
     @property

@@ -28,6 +28,7 @@ from intff_lightning.errors import CheckpointError, ConfigurationError, DataErro
 from intff_lightning.recipe import from_recipe
 
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
+_SIZE = 0.2
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
 
 
@@ -74,13 +75,13 @@ class TableDataModule(PairedDataModule):
         test_table: Any = None,
         predict_table: Any = None,
         split: str | None = None,
-        test_size: float = 0.2,
+        test_size: float = _SIZE,
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
         missing: list[str] | None = None,
         separator: str = ",",
         preprocessing: dict[str, Any] | None = None,
-        val_size: float = 0.2,
+        val_size: float = _SIZE,
         **options: Any,
     ) -> None:
         super().__init__(val_size=val_size, **options)
@@ -109,15 +110,20 @@ class TableDataModule(PairedDataModule):
 
     def _check_split(self) -> None:
         """Refuse options of a division that would have no effect."""
-        given = self.init_arguments()
         own = {part: self._given_tables[part] is not None for part in ("val", "test")}
         if self.split is not None and (own["val"] or own["test"]):
             raise ConfigurationError("split names the rows of each part, so leave val_table and test_table out.")
         if own["val"]:
-            self.refuse(("val_size",), "val_table gives the validation data")
-        if (self.split is not None or own["test"]) and given.get("test_size") not in (None, 0.2):
-            why = "split names the test rows" if self.split is not None else "test_table gives the test data"
-            raise ConfigurationError(f"test_size={self.test_size} has no effect: {why}. Leave test_size out.")
+            self._refuse_size("val_size", "val_table gives the validation data")
+        if own["test"]:
+            self._refuse_size("test_size", "test_table gives the test data")
+        if self.split is not None:
+            self._refuse_size("test_size", f"column {self.split!r} names the test rows")
+
+    def _refuse_size(self, name: str, why: str) -> None:
+        size = self.init_arguments().get(name)
+        if size not in (None, _SIZE):  # the command line and recipes give every option
+            raise ConfigurationError(f"{name}={size} has no effect: {why}. Leave {name} out.")
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
@@ -195,10 +201,8 @@ class TableDataModule(PairedDataModule):
             rows = rows_of(table, index["train"].numpy())
             self._preprocessing = Preprocessing().fit(rows, names, self.categorical, where)
             if self.regression:
-                trained = numbers(target[index["train"].numpy()], str(self.target), where).astype(np.float32)
-                self._range = range_of(
-                    InMemoryDataset(torch.zeros(len(trained), 1), torch.from_numpy(trained), True), None
-                )
+                trained = numbers(target[index["train"].numpy()], str(self.target), where)
+                self._range = range_of(torch.from_numpy(trained).float())
             else:
                 seen = torch.cat([index["train"], index["val"]]).numpy()
                 own = self._table("val")
@@ -276,7 +280,7 @@ class TableDataModule(PairedDataModule):
             raise DataError(f"column {self.split!r} has the value {strange[0]!r}, and train, val or test are needed.")
         found: dict[Part, Tensor] = {part: torch.arange(size)[torch.from_numpy(cells == part)] for part in parts}
         if len(found["val"]):
-            self.refuse(("val_size",), f"column {self.split!r} names the validation rows")
+            self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
         else:
             del found["val"]
         return found
