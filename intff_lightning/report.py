@@ -41,6 +41,7 @@ _CAPTIONS = {
     "local_loss": ("Local loss", "Mean local loss of each unit over the epochs."),
     "loss": ("Loss", "Training and validation loss over the epochs."),
     "accuracy": ("Accuracy over epochs", "Validation accuracy of each unit alone, and of the vote."),
+    "r2": ("R² over epochs", "R² of validation data, of each unit alone and of the vote."),
     "goodness": ("Goodness over epochs", "Mean goodness of positive and negative training data."),
     "goodness_histograms": (
         "Goodness of each unit",
