@@ -178,6 +178,7 @@ def _all_parts(**options):
         ({"target": "goal", "separator": ", "}, "one character"),
         ({"target": "goal", "test_size": 1.5}, "test_size=1.5"),
         ({"target": "goal", "split": "kind"}, "'kind' has the value"),
+        ({"target": "goal", "split": "part"}, "there is no column 'part'"),
         ({"target": "goal", "split": "x", "test_table": {"x": [1]}}, "leave val_table and test_table out"),
         ({"target": "goal", "val_table": _columns(3), "val_size": 0.3}, "val_size=0.3 has no effect"),
         ({"target": "goal", "test_table": _columns(3), "test_size": 0.3}, "test_size=0.3 has no effect"),

@@ -254,6 +254,7 @@ class TableDataModule(PairedDataModule):
             assert table is not None  # the caller has looked
             size = len(next(iter(table.values())))
             if self.split is not None:
+                self._check_columns(table, self._where("train"))
                 self._index = self._named(table[self.split], size)
             else:
                 drawn = self._table("test") is None and self.test_size
