@@ -294,6 +294,10 @@ def test_the_command_line_trains_resumes_and_predicts_new_rows(capsys, blank_fig
     head, *rows = list(csv.reader(path.open()))
     assert head == ["index", "label", "score_down", "score_level", "score_up"]
     assert [row[1] for row in rows] == ["down", "up"]
+    Path("new.yaml").write_text("data: {class_path: TableDataModule, init_args: {predict_table: new.csv}}")
+    assert main(["predict", "--ckpt_path", "best", "--config", "new.yaml"]) == 0, capsys.readouterr().err
+    first, second = sorted(Path("lightning_logs").rglob("predictions.csv"))
+    assert first.read_text() == second.read_text()
 
 
 def test_nothing_is_warned_of_in_an_ordinary_run(trainer):
