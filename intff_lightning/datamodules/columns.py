@@ -225,9 +225,10 @@ class Preprocessing:
         )
         one_hot = OneHotEncoder(categories=categories, handle_unknown="ignore", sparse_output=False)
         parts = [("numeric", numeric, list(range(count))), ("one_hot", one_hot, list(range(count, len(self.names))))]
-        self._transformer = ColumnTransformer([part for part in parts if part[2]], verbose_feature_names_out=False)
-        self._transformer.fit(array)
-        self.features = self._transformer.get_feature_names_out([*self._numeric, *self._categorical]).tolist()
+        self._transformer = ColumnTransformer([part for part in parts if part[2]]).fit(array)
+        names = {"numeric": self._numeric, "one_hot": self._categorical}
+        fitted = self._transformer.named_transformers_
+        self.features = [str(f) for part in fitted for f in fitted[part].get_feature_names_out(names[part])]
 
     def transform(self, table: Columns, where: str) -> Tensor:
         """Return the features ``(N, D)`` float32 of a table with N rows.
