@@ -238,8 +238,9 @@ class Preprocessing:
         """
         gone = [name for name in self.names if name not in table]
         if gone:
-            raise DataError(f"{where}: there is no column {gone[0]!r}, which the network reads. Its columns are "
-                            f"{', '.join(table)}.")  # fmt: skip
+            raise DataError(
+                f"{where}: there is no column {gone[0]!r}, which the network reads. Its columns are {', '.join(table)}."
+            )
         array = self._array(table, where)
         for name, known in self._categories().items():
             strange = [each for each in value_names(table[name]) if each not in known]

@@ -122,11 +122,10 @@ def rows(seed: int, data_dir: str, quick: bool, name: str) -> list[dict[str, Any
         for algorithm, method in others.items():
             found = method.fit(x[train_rows], target[train_rows]).predict(x[test])
             right.setdefault(algorithm, []).extend((found == target[test]).astype(float).tolist())
+    shared = {"what": name, "measure": "accuracy %", "better": "higher"}
     return [
-        {"what": name, "algorithm": algorithm, "measure": "accuracy %", "value": 100 * float(np.mean(values)),
-         "better": "higher"}
-        for algorithm, values in right.items()
-    ]  # fmt: skip
+        {**shared, "algorithm": algorithm, "value": 100 * float(np.mean(hits))} for algorithm, hits in right.items()
+    ]
 
 
 TASK = Task(
