@@ -89,13 +89,13 @@ class Network(Recorded, ExampleInputs):
         self.scheduler_factory: SchedulerFactory | None = from_recipe(scheduler)
         self.scheduler_monitor = scheduler_monitor
         self.no_decay = [no_decay] if isinstance(no_decay, str) else list(no_decay or ())
-        self._finetuned = False
+        self._finetuned = self._built = False
         self._watched: Tensor | None = None
-        self._built = False
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        record(self, **dict.fromkeys(self.asked))
+        unknown: dict[str, Any] = dict.fromkeys(self.asked)
+        record(self, **unknown)
 
     # ---------------------------------------------------------------- building
 
@@ -144,7 +144,7 @@ class Network(Recorded, ExampleInputs):
         if not self._built:
             self._ask_datamodule()  # weight averaging calls this before `setup`
         if not self._built and all(self.hparams[name] is not None for name in self.asked):
-            self.build(tuple(self.hparams["input_shape"]), self.hparams.get("num_classes"))
+            self.build(tuple(self.hparams["input_shape"]), self.hparams.get("num_classes", 0))
             self._built = True
             if self.dtype != torch.float32:  # the network was cast before its layers existed
                 self.to(self.dtype)

@@ -41,7 +41,7 @@ class Regressor(Network):
 
     def in_units(self, scaled: Tensor) -> Tensor:
         """Return scaled targets in the units of the data."""
-        low, high = self.hparams["target_range"]
+        low, high = (float(end) for end in self.hparams["target_range"])
         return low + (high - low) * scaled
 
     def read(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

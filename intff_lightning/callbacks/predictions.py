@@ -92,7 +92,8 @@ class EstimateWriter(PredictionWriter):
 
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         head = ["loader", "index", "prediction", "lower", "upper"]
-        _write_table(path, [line[columns] for line in [head, *([*row[:2], *row[3]] for row in rows)]])
+        lines: list[list[Any]] = [head, *([*row[:2], *row[3]] for row in rows)]
+        _write_table(path, [line[columns] for line in lines])
 
 
 class PictureWriter(PredictionWriter):

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanMetric, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, MetricCollection, R2Score
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
@@ -28,7 +28,7 @@ class RegressionMetrics(EvaluationCallback):
         self._count = 0
 
     def on_evaluation_start(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        parts = {
+        parts: dict[str, Metric | MetricCollection] = {
             "r2": R2Score(),
             "mae": MeanAbsoluteError(),
             "coverage": MeanMetric(),

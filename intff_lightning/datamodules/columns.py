@@ -153,7 +153,7 @@ def value_names(cells: Iterable[Any]) -> list[str]:
     """Return the distinct values of a column as texts, numbers by size and texts by the alphabet."""
     found = {text(cell) for cell in cells if cell is not None}
     by_size = all(number(each) is not None for each in found)
-    return sorted(found, key=(lambda each: (float(each), each)) if by_size else None)  # type: ignore[arg-type]
+    return sorted(found, key=(lambda each: (float(each), each)) if by_size else None)
 
 
 class Preprocessing:

@@ -106,7 +106,7 @@ class PairedDataModule(Recorded, PartDataModule):
         self._target_range = None if target_range is None else [float(end) for end in target_range]
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
-        read_as = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__, regression)
+        read_as: tuple[Any, ...] = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__, regression)
         own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__

@@ -21,7 +21,7 @@ from intff_lightning.regression import BackpropRegression, RegressionModule, Reg
 from intff_lightning.reproduce.tasks.tables import FOLDS, columns, folds, tuned
 from intff_lightning.reproduce.tasks.task import Task
 from intff_lightning.reproduce.tasks.training import SETTINGS, schedule
-from intff_lightning.units import DenseUnit
+from intff_lightning.units import DenseUnit, HiddenUnit
 from intff_lightning.units.chain import UnitChain
 
 
@@ -56,7 +56,7 @@ _COVERAGE = 0.9
 
 def make_network(algorithm: str, setting: dict[str, float]) -> Network:
     """Make a network of two units of two layers; both algorithms train the same layers."""
-    units = [DenseUnit([64, 64], initialization="kaiming_normal") for _ in range(2)]
+    units: list[HiddenUnit] = [DenseUnit([64, 64], initialization="kaiming_normal") for _ in range(2)]
     if algorithm == "bp":
         body = UnitChain(units, normalization=NoNormalization())
         return BackpropRegression(body, coverage=_COVERAGE, **schedule(setting))

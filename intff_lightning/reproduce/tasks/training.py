@@ -22,7 +22,9 @@ SETTINGS: tuple[dict[str, float], ...] = tuple(
 
 def schedule(setting: dict[str, float]) -> dict[str, Any]:
     """Return the optimizer and the learning-rate schedule of a setting, as arguments of a module."""
-    return {"optimizer": functools.partial(torch.optim.AdamW, **setting, fused=True), "scheduler": CosineDecay}
+    rate, decay = setting["lr"], setting["weight_decay"]
+    optimizer = functools.partial(torch.optim.AdamW, lr=rate, weight_decay=decay, fused=True)
+    return {"optimizer": optimizer, "scheduler": CosineDecay}
 
 
 class Best(Callback):
