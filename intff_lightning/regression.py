@@ -16,6 +16,7 @@ from intff_lightning.network import Network, StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.targets import TargetFeatures, conformal_margin, expected_value, fit_temperature, quantile
+from intff_lightning.units import HiddenUnit
 
 Prediction = Literal["mean", "maximum"]
 
@@ -129,7 +130,7 @@ class RegressionModule(Regressor, IntFFModule):
 
     def __init__(
         self,
-        units: list[Any],
+        units: list[HiddenUnit],
         encoder: LabelEncoder | None = None,
         loss: LocalLoss | None = None,
         candidates: int = 101,

@@ -1,6 +1,7 @@
 """Regression: shifted targets, candidates, and intervals that hold what they should."""
 
 import csv
+import functools
 import math
 from pathlib import Path
 
@@ -272,12 +273,16 @@ def test_a_prediction_is_that_of_a_plain_loop_over_candidates():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["intff", "bp"])
 def test_a_network_learns_measures_and_covers(kind, trainer):
-    module = _module(coverage=0.8) if kind == "intff" else BackpropRegression(DenseUnit([32, 32]), coverage=0.8)
-    data = _data(900, test_size=300, val_size=200)
-    fit = trainer(max_epochs=30, callbacks=[RegressionMetrics(), GoodnessLogger(auroc_values=0)])
+    options = {"coverage": 0.8, "optimizer": functools.partial(torch.optim.Adam, lr=0.01)}
+    module = BackpropRegression(DenseUnit([32, 32]), **options) if kind == "bp" else _module(candidates=51, **options)
+    division = {"test_size": 200, "val_size": 150, "negatives": ShiftedTargets(8)}
+    data = _data(600, **division)
+    fit = trainer(
+        max_epochs=20, check_val_every_n_epoch=10, callbacks=[RegressionMetrics(), GoodnessLogger(auroc_values=0)]
+    )
     fit.fit(module, data)
     (metrics,) = fit.test(module, data, verbose=False)
-    assert metrics["test/r2"] > 0.9
+    assert metrics["test/r2"] > 0.85
     assert 0.7 < metrics["test/coverage"] < 0.9
     found = torch.cat(fit.predict(module, data)).double().numpy()
     truth = data.dataset("test").target.double().numpy()
@@ -296,7 +301,7 @@ def test_a_network_learns_measures_and_covers(kind, trainer):
     (predicted,) = trainer().predict(again, new)
     assert float(predicted[0, 0]) == pytest.approx(50, abs=8)
     assert float(predicted[0, 1]) < 50 < float(predicted[0, 2])
-    whole = trainer().predict(again, _data(900, test_size=300, val_size=200))
+    whole = trainer().predict(again, _data(600, **division))
     np.testing.assert_allclose(torch.cat(whole), found, rtol=1e-5)
 
 
@@ -332,7 +337,7 @@ def test_the_command_line_trains_and_predicts_numbers(capsys, blank_figures):
     assert "coverage" in printed
     assert main(["predict", "--ckpt_path", "best"]) == 0, capsys.readouterr().err
     (path,) = Path("lightning_logs").rglob("predictions.csv")
-    head, *rows = list(csv.reader(path.open()))
+    head, *rows = list(csv.reader(path.read_text().splitlines()))
     assert head == ["index", "prediction", "lower", "upper"]
     assert len(rows) == 88
     assert all(float(row[2]) <= float(row[1]) <= float(row[3]) for row in rows)

@@ -272,16 +272,17 @@ def test_the_command_line_trains_resumes_and_predicts_new_rows(capsys, blank_fig
     with open("table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
+    unit = {"class_path": "DenseUnit", "init_args": {"widths": [32, 32]}}
+    model = {
+        "units": [unit],
+        "normalization": {"class_path": "UnitL2", "init_args": {"gain": 10}},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+    }
+    table = {"table": "table.csv", "target": "goal", "batch_size": 16}
     config = {
         "trainer": {"max_epochs": 3, "accelerator": "cpu"},
-        "model": {
-            "class_path": "IntFFModule",
-            "init_args": {"units": [{"class_path": "DenseUnit", "init_args": {"widths": [32, 32]}}]},
-        },
-        "data": {
-            "class_path": "TableDataModule",
-            "init_args": {"table": "table.csv", "target": "goal", "batch_size": 16},
-        },
+        "model": {"class_path": "IntFFModule", "init_args": model},
+        "data": {"class_path": "TableDataModule", "init_args": table},
     }
     Path("table.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", "table.yaml"]) == 0, capsys.readouterr().err
@@ -291,7 +292,7 @@ def test_the_command_line_trains_resumes_and_predicts_new_rows(capsys, blank_fig
     new = ["--ckpt_path", "best", "--data.predict_table", "new.csv"]
     assert main(["predict", *new]) == 0, capsys.readouterr().err
     (path,) = Path("lightning_logs").rglob("predictions.csv")
-    head, *rows = list(csv.reader(path.open()))
+    head, *rows = list(csv.reader(path.read_text().splitlines()))
     assert head == ["index", "label", "score_down", "score_level", "score_up"]
     assert [row[1] for row in rows] == ["down", "up"]
     Path("new.yaml").write_text("data: {class_path: TableDataModule, init_args: {predict_table: new.csv}}")

@@ -84,6 +84,8 @@ class TableDataModule(PairedDataModule):
         val_size: float = _SIZE,
         **options: Any,
     ) -> None:
+        given: dict[Part, Any] = dict(zip(_TABLES, (table, val_table, test_table, predict_table), strict=True))
+        table = val_table = test_table = predict_table = None  # Lightning looks here, and cannot compare data frames
         super().__init__(val_size=val_size, **options)
         if not test_size >= 0 or (test_size >= 1 and test_size != int(test_size)):
             raise ConfigurationError(
@@ -91,10 +93,8 @@ class TableDataModule(PairedDataModule):
             )
         if len(separator) != 1:
             raise ConfigurationError(f"separator={separator!r}: one character is needed.")
-        self._given_tables: dict[Part, Any] = dict(
-            zip(_TABLES, (table, val_table, test_table, predict_table), strict=True)
-        )
-        if all(given is None for given in self._given_tables.values()):
+        self._given_tables = given
+        if all(table is None for table in given.values()):
             raise ConfigurationError("TableDataModule has no data: give table=, a CSV file or a data frame.")
         self.target, self.split, self.test_size, self.separator = target, split, test_size, separator
         self.categorical, self.ignore = list(categorical or ()), list(ignore or ())
@@ -107,6 +107,12 @@ class TableDataModule(PairedDataModule):
         if preprocessing is not None:
             self._adopt(preprocessing)
         self._check_split()
+
+    def init_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, with ``None`` for tables in memory: a checkpoint holds no rows."""
+        given = super().init_arguments()
+        in_memory = {name for name in _TABLES.values() if not isinstance(given.get(name), str | Path | None)}
+        return {name: None if name in in_memory else value for name, value in given.items()}
 
     def _check_split(self) -> None:
         """Refuse options of a division that would have no effect."""
