@@ -28,14 +28,16 @@ def main(max_epochs: int = 30) -> float:
     rule = {"optimizer": functools.partial(torch.optim.AdamW, lr=0.005), "scheduler": CosineDecay}
     for name in ("IntFF", "backpropagation"):
         L.seed_everything(0)
-        units = [DenseUnit([64, 64], initialization="kaiming_normal") for _ in range(2)]
+        options = {"initialization": "kaiming_normal"}
+        units = [DenseUnit([64, 64], normalization=NoNormalization(), **options), DenseUnit([64, 64], **options)]
         if name == "IntFF":
             loss = LabelCrossEntropy(threshold_weight=0.0, collaboration=1.0)
             module = RegressionModule(units, normalization=UnitL2(gain=10), loss=loss, coverage=0.9, **rule)
         else:
             module = BackpropRegression(UnitChain(units, normalization=NoNormalization()), coverage=0.9, **rule)
         data = TableDataModule(table(), target="y", regression=True, batch_size=32)
-        trainer = L.Trainer(max_epochs=max_epochs, logger=False, callbacks=[RegressionMetrics()])
+        options = {"logger": False, "enable_checkpointing": False, "callbacks": [RegressionMetrics()]}
+        trainer = L.Trainer(max_epochs=max_epochs, **options)
         trainer.fit(module, data)
         (metrics,) = trainer.validate(module, data, verbose=False)
         found[name] = metrics["val/r2"]

@@ -21,11 +21,11 @@ class TargetFeatures(LabelEncoder):
 
     Args:
         features: F. More of them tell closer candidates apart.
-        amplitude: a; ``None`` is the largest absolute value in the sample. A fixed value keeps candidates visible
-            beside a sample that is all zero.
+        amplitude: a; the default suits standardized columns. ``None`` is the largest absolute value in the sample, but
+            then a unit that normalizes its input cannot tell a sample from its double.
     """
 
-    def __init__(self, features: int = 20, amplitude: float | None = None) -> None:
+    def __init__(self, features: int = 20, amplitude: float | None = 1.0) -> None:
         super().__init__()
         if features < 2 or amplitude == 0:
             raise ConfigurationError(

@@ -30,7 +30,7 @@ from intff_lightning.corruptions import PaperMixture
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule, TableDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DataError
-from intff_lightning.local import ChannelGoodness, UnitL2
+from intff_lightning.local import ChannelGoodness, NoNormalization, UnitL2
 from intff_lightning.targets import conformal_margin, expected_value, fit_temperature, quantile
 
 
@@ -43,7 +43,8 @@ def _data(count=300, noise=0.1, **options):
 
 
 def _module(**options):
-    return RegressionModule([DenseUnit([16]), DenseUnit([16])], normalization=UnitL2(10), **options)
+    units = [DenseUnit([16], normalization=NoNormalization()), DenseUnit([16])]
+    return RegressionModule(units, normalization=UnitL2(10), **options)
 
 
 # -------------------------------------------------------------------- the parts
@@ -69,7 +70,7 @@ def test_every_kth_part_of_the_range_holds_one_shifted_target():
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 3)])
 def test_candidates_are_radial_basis_functions_beside_the_sample(shape):
-    encoder = TargetFeatures(features=5)
+    encoder = TargetFeatures(features=5, amplitude=None)
     encoder.setup(shape, 101)
     image, label = torch.randn(3, *shape), torch.tensor([0.0, 0.31, 1.2])
     got = encoder(image, label)
@@ -81,8 +82,8 @@ def test_candidates_are_radial_basis_functions_beside_the_sample(shape):
             expected = largest * math.exp(-0.5 * (4 * float(label[sample]) - i) ** 2)
             np.testing.assert_allclose(got[sample, shape[0] + i], expected, rtol=1e-5)
     assert not encoder(image, None)[:, shape[0] :].any()
-    fixed = TargetFeatures(features=5, amplitude=2.0)(torch.zeros(1, *shape), torch.tensor([0.25]))
-    assert float(fixed[0, shape[0] + 1].flatten()[0]) == 2
+    fixed = TargetFeatures(features=5)(torch.zeros(1, *shape), torch.tensor([0.25]))
+    assert float(fixed[0, shape[0] + 1].flatten()[0]) == 1
 
 
 def test_means_and_quantiles_are_those_of_the_distribution():
@@ -274,7 +275,10 @@ def test_a_prediction_is_that_of_a_plain_loop_over_candidates():
 @pytest.mark.parametrize("kind", ["intff", "bp"])
 def test_a_network_learns_measures_and_covers(kind, trainer):
     options = {"coverage": 0.8, "optimizer": functools.partial(torch.optim.Adam, lr=0.01)}
-    module = BackpropRegression(DenseUnit([32, 32]), **options) if kind == "bp" else _module(candidates=51, **options)
+    if kind == "bp":
+        module = BackpropRegression(DenseUnit([32, 32], normalization=NoNormalization()), **options)
+    else:
+        module = _module(candidates=51, **options)
     division = {"test_size": 200, "val_size": 150, "negatives": ShiftedTargets(8)}
     data = _data(600, **division)
     fit = trainer(

@@ -268,7 +268,7 @@ def test_a_checkpoint_reads_new_tables_as_its_network_did(trainer):
 
 @pytest.mark.slow
 def test_the_command_line_trains_resumes_and_predicts_new_rows(capsys, blank_figures):
-    columns = _columns(300)
+    columns = _columns(150)
     with open("table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([list(columns), *zip(*columns.values(), strict=True)])

@@ -56,7 +56,11 @@ _COVERAGE = 0.9
 
 def make_network(algorithm: str, setting: dict[str, float]) -> Network:
     """Make a network of two units of two layers; both algorithms train the same layers."""
-    units: list[HiddenUnit] = [DenseUnit([64, 64], initialization="kaiming_normal") for _ in range(2)]
+    # the length of a standardized row says something about its target
+    first, second = (
+        DenseUnit([64, 64], initialization="kaiming_normal", normalization=n) for n in (NoNormalization(), None)
+    )
+    units: list[HiddenUnit] = [first, second]
     if algorithm == "bp":
         body = UnitChain(units, normalization=NoNormalization())
         return BackpropRegression(body, coverage=_COVERAGE, **schedule(setting))
