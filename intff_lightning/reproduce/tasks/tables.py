@@ -26,7 +26,7 @@ from intff_lightning.units import DenseUnit, HiddenUnit
 from intff_lightning.units.chain import UnitChain
 
 FOLDS = 5
-_STEPS = 600
+_STEPS = 400
 _SETS: dict[str, Callable[..., Any]] = {
     "iris": datasets.load_iris,
     "wine": datasets.load_wine,
