@@ -20,8 +20,7 @@ from intff_lightning.network import Network
 from intff_lightning.regression import BackpropRegression, RegressionModule, Regressor
 from intff_lightning.reproduce.tasks.tables import FOLDS, columns, folds, tuned
 from intff_lightning.reproduce.tasks.task import Task
-from intff_lightning.reproduce.tasks.training import SETTINGS, schedule
-from intff_lightning.units import DenseUnit, HiddenUnit
+from intff_lightning.reproduce.tasks.training import SETTINGS, make_units, schedule
 from intff_lightning.units.chain import UnitChain
 
 
@@ -55,12 +54,8 @@ _COVERAGE = 0.9
 
 
 def make_network(algorithm: str, setting: dict[str, float]) -> Network:
-    """Make a network of two units of two layers; both algorithms train the same layers."""
-    # the length of a standardized row says something about its target
-    first, second = (
-        DenseUnit([64, 64], initialization="kaiming_normal", normalization=n) for n in (NoNormalization(), None)
-    )
-    units: list[HiddenUnit] = [first, second]
+    """Make the network of an algorithm; both of them train the same layers."""
+    units = make_units()
     if algorithm == "bp":
         body = UnitChain(units, normalization=NoNormalization())
         return BackpropRegression(body, coverage=_COVERAGE, **schedule(setting))

@@ -21,8 +21,7 @@ from intff_lightning.module import IntFFModule
 from intff_lightning.negatives import WrongLabels
 from intff_lightning.network import Network
 from intff_lightning.reproduce.tasks.task import Task
-from intff_lightning.reproduce.tasks.training import SETTINGS, schedule, train
-from intff_lightning.units import DenseUnit, HiddenUnit
+from intff_lightning.reproduce.tasks.training import SETTINGS, make_units, schedule, train
 from intff_lightning.units.chain import UnitChain
 
 FOLDS = 5
@@ -36,8 +35,8 @@ _SETS: dict[str, Callable[..., Any]] = {
 
 
 def make_network(algorithm: str, setting: dict[str, float]) -> Network:
-    """Make a network of two units of two layers; all algorithms train the same layers."""
-    units: list[HiddenUnit] = [DenseUnit([64, 64], initialization="kaiming_normal") for _ in range(2)]
+    """Make the network of an algorithm; all of them train the same layers."""
+    units = make_units()
     if algorithm == "bp":
         return BackpropModule(UnitChain(units, normalization=NoNormalization()), **schedule(setting))
     return IntFFModule(

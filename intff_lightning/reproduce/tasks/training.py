@@ -11,13 +11,26 @@ from lightning.pytorch.callbacks import Callback
 
 from intff_lightning.callbacks import metrics_of
 from intff_lightning.errors import DivergenceError
+from intff_lightning.local import NoNormalization
 from intff_lightning.network import Network
 from intff_lightning.optim import CosineDecay
+from intff_lightning.units import DenseUnit, HiddenUnit
 
 SETTINGS: tuple[dict[str, float], ...] = tuple(
     {"lr": lr, "weight_decay": decay} for lr in (0.002, 0.008) for decay in (0.01, 0.3)
 )
 """What is tried of every algorithm; the best validation decides."""
+
+
+def make_units() -> list[HiddenUnit]:
+    """Make two units of two layers for standardized columns.
+
+    The first one reads them as they are: the length of a row may say something about its target.
+    """
+    return [
+        DenseUnit([64, 64], initialization="kaiming_normal", normalization=NoNormalization()),
+        DenseUnit([64, 64], initialization="kaiming_normal"),
+    ]
 
 
 def schedule(setting: dict[str, float]) -> dict[str, Any]:
