@@ -11,7 +11,7 @@ import numpy as np
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.datamodules import TableDataModule
-from intff_lightning.local import LabelCrossEntropy, UnitL2
+from intff_lightning.local import LabelCrossEntropy, NoNormalization, UnitL2
 
 
 def penguins(count: int) -> dict[str, list[object]]:
@@ -30,7 +30,8 @@ def main(max_epochs: int = 20) -> float:
     L.seed_everything(0)
     data = TableDataModule(penguins(600), target="species")
     loss = LabelCrossEntropy(threshold_weight=0.1)
-    module = IntFFModule([DenseUnit([64, 64]), DenseUnit([64, 64])], normalization=UnitL2(gain=10), loss=loss)
+    units = [DenseUnit([64, 64], normalization=NoNormalization()), DenseUnit([64, 64])]
+    module = IntFFModule(units, normalization=UnitL2(gain=10), loss=loss)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, callbacks=[GoodnessAccuracy()])
     trainer.fit(module, data)
     accuracy = float(trainer.callback_metrics["val/accuracy"])
