@@ -7,7 +7,7 @@ import functools
 
 import lightning as L
 import torch
-from sklearn.datasets import make_friedman1
+from sklearn.datasets import make_regression
 
 from intff_lightning import BackpropRegression, DenseUnit, RegressionModule
 from intff_lightning.callbacks import RegressionMetrics
@@ -18,14 +18,14 @@ from intff_lightning.units.chain import UnitChain
 
 
 def table(count: int = 600) -> dict[str, list[float]]:
-    """Return the data of Friedman (1991): five of ten columns matter, not all of them linearly."""
-    x, y = make_friedman1(count, noise=0.5, random_state=0)
+    """Return made-up data: six columns, of which three matter, and noise."""
+    x, y = make_regression(count, n_features=6, n_informative=3, noise=10, random_state=0)
     return {**{f"x{number}": list(column) for number, column in enumerate(x.T)}, "y": list(y)}
 
 
 def main(max_epochs: int = 30) -> float:
     found = {}
-    rule = {"optimizer": functools.partial(torch.optim.AdamW, lr=0.005), "scheduler": CosineDecay}
+    rule = {"optimizer": functools.partial(torch.optim.AdamW, lr=0.01), "scheduler": CosineDecay}
     for name in ("IntFF", "backpropagation"):
         L.seed_everything(0)
         options = {"initialization": "kaiming_normal"}
@@ -35,7 +35,7 @@ def main(max_epochs: int = 30) -> float:
             module = RegressionModule(units, normalization=UnitL2(gain=10), loss=loss, coverage=0.9, **rule)
         else:
             module = BackpropRegression(UnitChain(units, normalization=NoNormalization()), coverage=0.9, **rule)
-        data = TableDataModule(table(), target="y", regression=True, batch_size=32)
+        data = TableDataModule(table(), target="y", regression=True, batch_size=16)
         options = {"logger": False, "enable_checkpointing": False, "callbacks": [RegressionMetrics()]}
         trainer = L.Trainer(max_epochs=max_epochs, **options)
         trainer.fit(module, data)

@@ -28,7 +28,7 @@ def penguins(count: int) -> dict[str, list[object]]:
 
 def main(max_epochs: int = 20) -> float:
     L.seed_everything(0)
-    data = TableDataModule(penguins(600), target="species")
+    data = TableDataModule(penguins(600), target="species", batch_size=16)
     loss = LabelCrossEntropy(threshold_weight=0.1)
     units = [DenseUnit([64, 64], normalization=NoNormalization()), DenseUnit([64, 64])]
     module = IntFFModule(units, normalization=UnitL2(gain=10), loss=loss)

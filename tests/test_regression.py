@@ -278,11 +278,12 @@ def test_a_network_learns_measures_and_covers(kind, trainer):
     if kind == "bp":
         module = BackpropRegression(DenseUnit([32, 32], normalization=NoNormalization()), **options)
     else:
-        module = _module(candidates=51, **options)
+        units = [DenseUnit([32, 32], normalization=NoNormalization()), DenseUnit([32, 32])]
+        module = RegressionModule(units, normalization=UnitL2(10), candidates=51, **options)
     division = {"test_size": 200, "val_size": 150, "negatives": ShiftedTargets(8)}
     data = _data(600, **division)
     fit = trainer(
-        max_epochs=20, check_val_every_n_epoch=10, callbacks=[RegressionMetrics(), GoodnessLogger(auroc_values=0)]
+        max_epochs=30, check_val_every_n_epoch=10, callbacks=[RegressionMetrics(), GoodnessLogger(auroc_values=0)]
     )
     fit.fit(module, data)
     (metrics,) = fit.test(module, data, verbose=False)

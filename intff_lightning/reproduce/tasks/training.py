@@ -10,12 +10,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from intff_lightning.callbacks import metrics_of
+from intff_lightning.datamodules import TableDataModule
 from intff_lightning.errors import DivergenceError
 from intff_lightning.local import NoNormalization
 from intff_lightning.network import Network
 from intff_lightning.optim import CosineDecay
 from intff_lightning.units import DenseUnit, HiddenUnit
 
+_STEPS = 400
 SETTINGS: tuple[dict[str, float], ...] = tuple(
     {"lr": lr, "weight_decay": decay} for lr in (0.002, 0.008) for decay in (0.01, 0.3)
 )
@@ -57,40 +59,45 @@ class Best(Callback):
             self.value, self.weights = value, copy.deepcopy(pl_module.state_dict())
 
 
-def train(module: Network, data: L.LightningDataModule, epochs: int, monitor: str) -> float:
-    """Train a network, give it the weights of the best of about 20 validations, and return that metric.
+def train(module: Network, data: TableDataModule, quick: bool, monitor: str | None = None) -> float:
+    """Train a network for about 400 steps, at most 100 epochs; it is in eval mode afterwards.
 
     Args:
-        module: The network; it is in eval mode afterwards.
-        data: Training and validation data.
-        epochs: Epochs to train.
-        monitor: Metric of the validation.
+        module: The network.
+        data: Training data, and validation data if there is a ``monitor``.
+        quick: Train one epoch.
+        monitor: Metric of about 20 validations, of which the best one gives the weights; ``None`` keeps the last.
 
     Returns:
-        The metric; minus infinity for a run that diverged.
+        The best value of the metric, or 0 without one; minus infinity for a run that diverged.
     """
-    best = Best(monitor)
+    rows: Any = data.dataset("train")
+    epochs = 1 if quick else min(100, -(-_STEPS // max(1, len(rows) // data.batch_size)))
+    best = None if monitor is None else Best(monitor)
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         devices=1,
-        callbacks=[metrics_of(module), best],
+        callbacks=[] if best is None else [metrics_of(module), best],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        limit_val_batches=0 if best is None else None,
         check_val_every_n_epoch=max(1, epochs // 20),
     )
+    value = 0.0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         try:
             trainer.fit(module, data)
         except DivergenceError:
-            best.value = float("-inf")
+            return float("-inf")
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if best.weights:
+    if best is not None:
         module.load_state_dict(best.weights)
+        value = best.value
     module.eval()
-    return best.value
+    return value
