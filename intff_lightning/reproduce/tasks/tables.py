@@ -134,10 +134,10 @@ TASK = Task(
     name="tables",
     title="Tables: scikit-learn's classification data",
     note=f"Accuracy over the test rows of {FOLDS} folds; a seed draws the folds and the weights. IntFF (the label in "
-    "further columns), IntFF by class and backpropagation train the same layers, two units of 64-64 neurons. A fifth of "
-    f"the rows that are not for test is for validation, which chooses one of {len(SETTINGS)} settings of learning rate "
-    "and weight decay, the same for all three, by the cross-entropy. Then the network is trained on all rows that are "
-    "not for test. Gradient boosting and logistic regression are scikit-learn's, with its defaults.",
+    "further columns), IntFF by class and backpropagation train the same layers, two units of 64-64 neurons. A fifth "
+    f"of the rows that are not for test is for validation, which chooses one of {len(SETTINGS)} settings of learning "
+    "rate and weight decay, the same for all three, by the cross-entropy. Then the network is trained on all rows that "
+    "are not for test. Gradient boosting and logistic regression are scikit-learn's, with its defaults.",
     cases={name.replace(" ", "_"): functools.partial(rows, name=name) for name in _SETS},
     average=True,
 )
