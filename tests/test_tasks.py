@@ -48,13 +48,13 @@ def test_a_table_is_that_of_its_rows():
 
 def test_measurements_are_kept_and_not_repeated():
     CALLS.clear()
-    work = measurements([TASK], 2, quick=False)
+    work = measurements([TASK], range(2), quick=False)
     folder = Path("runs")
     first = [each.rows("data", folder) for each in work]
     assert CALLS == [(0, "data", False), (1, "data", False)]
     assert [each.rows("data", folder) for each in work] == first
     assert len(CALLS) == 2
-    assert measurements([TASK], 1, quick=True)[0].rows("data", folder) != []
+    assert measurements([TASK], [0], quick=True)[0].rows("data", folder) != []
     assert CALLS[2:] == [(0, "data", True)]  # a quick look is no full run
 
 

@@ -1,7 +1,6 @@
 """A task: rows that are measured once per case and seed, kept, and put together as a table."""
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
 from intff_lightning.files import atomic_write
 from intff_lightning.reporting.results import about
 from intff_lightning.reporting.tables import markdown_table
+from intff_lightning.reproduce.characteristics.intervals import BASELINE, paired_interval
 
 Rows = Callable[[int, str, bool], list[dict[str, Any]]]
 """Measures with a seed, data in a folder, and quickly or not; for the rows see :class:`Task`."""
 
-NAMES = {"intff": "IntFF", "channels": "IntFF by class", "ff": "FF", "bp": "backpropagation"}
+NAMES = {"intff": "IntFF", "channels": "IntFF by class", "ff": "FF", BASELINE: "backpropagation"}
 """How algorithms are shown; any other name is shown as it is."""
-BASELINE = "bp"
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def summarize(
     for (what, measure, algorithm), found in values.items():
         baseline = values.get((what, measure, BASELINE))
         paired = baseline is not None and algorithm != BASELINE and len(baseline) == len(found)
-        differences = [a - b for a, b in zip(found, baseline or (), strict=True)] if paired else []
+        compared = paired_interval(found, baseline) if paired and baseline is not None else None
         lines.append(
             {
                 "task": task.name,
@@ -107,8 +104,8 @@ def summarize(
                 "mean": statistics.fmean(found),
                 "std": statistics.stdev(found) if len(found) > 1 else 0.0,
                 "values": found,
-                "difference": statistics.fmean(differences) if differences else None,
-                "interval": interval(differences),
+                "difference": None if compared is None else compared.difference,
+                "interval": None if compared is None or compared.low is None else [compared.low, compared.high],
                 "seeds": len(found),
                 "quick": quick,
                 "command": command,
@@ -116,19 +113,6 @@ def summarize(
             }
         )
     return lines
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
-    """Return the confidence interval of a mean by Student's t; ``None`` for fewer than two values.
-
-    >>> [round(end, 3) for end in interval([1.0, 2.0, 3.0])]
-    [-0.484, 4.484]
-    """
-    if len(values) < 2:
-        return None
-    half = float(student.ppf((1 + level) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return [mean - half, mean + half]
 
 
 def _averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -190,7 +174,7 @@ def _difference(line: Mapping[str, Any] | None) -> str:
     return f"{line['difference']:+.3g} ({low:+.3g} to {high:+.3g})"
 
 
-def measurements(tasks: Iterable[Task], seeds: int, quick: bool) -> list[Measurement]:
+def measurements(tasks: Iterable[Task], seeds: Sequence[int], quick: bool) -> list[Measurement]:
     """Return all measurements of some tasks, seed by seed, so that an early stop leaves whole seeds."""
     chosen = list(tasks)
-    return [Measurement(task, case, seed, quick) for seed in range(seeds) for task in chosen for case in task.cases]
+    return [Measurement(task, case, seed, quick) for seed in seeds for task in chosen for case in task.cases]
