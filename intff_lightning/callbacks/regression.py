@@ -55,7 +55,10 @@ class RegressionMetrics(EvaluationCallback):
         self._count += len(target)
 
     def on_evaluation_end(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        if self._metrics is None or self._count < 2:
+        if self._metrics is None:
+            return
+        count = trainer.strategy.reduce(torch.tensor(float(self._count), device=module.device), reduce_op="sum")
+        if float(count) < 2:
             return
         found = {f"{stage}/{name}": float(metric.compute()) for name, metric in self._metrics.items()}
         self.log_reduced(module, {f"{stage}/r2": found.pop(f"{stage}/r2")}, prog_bar=True)
