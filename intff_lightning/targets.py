@@ -125,7 +125,9 @@ def fit_temperature(scores: Tensor, target: Tensor) -> Tensor:
     """
     logits, target = scores.detach().cpu().double(), target.cpu()
     logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [logarithm], max_iter=100, tolerance_grad=1e-12, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )  # as for votes: the loss is flat around its minimum
 
     def loss() -> float:
         with torch.enable_grad():
