@@ -8,7 +8,8 @@ Two wings, data and network, meet only in the batch. Reading order:
   ``augmentations``, ``framing`` (pictures from elsewhere), ``datamodules``.
 - Network wing: ``labels``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier`` (the trained
   network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``,
-  ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline).
+  ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline), ``targets`` and
+  ``regression`` (numbers instead of classes).
 - Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
   ``configs``, ``reproduce`` (the paper's tables).
@@ -48,11 +49,14 @@ if TYPE_CHECKING:
         HybridImages,
         Perturbed,
         Rotated,
+        ShiftedTargets,
         ShuffledLabels,
         WrongLabels,
     )
     from intff_lightning.pairs import PairedBatch
     from intff_lightning.pipeline import UnitPipelineStrategy
+    from intff_lightning.regression import BackpropRegression, RegressionModule
+    from intff_lightning.targets import TargetFeatures
     from intff_lightning.units import (
         AttentionUnit,
         ConvUnit,
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionUnit",
     "BackpropModule",
+    "BackpropRegression",
     "ConvUnit",
     "DenseUnit",
     "FourierPattern",
@@ -85,8 +90,11 @@ __all__ = [
     "PatchGoodness",
     "Perturbed",
     "RecurrentUnit",
+    "RegressionModule",
     "Rotated",
+    "ShiftedTargets",
     "ShuffledLabels",
+    "TargetFeatures",
     "TorchvisionUnit",
     "UnitPipelineStrategy",
     "WrongLabels",
@@ -99,7 +107,8 @@ if not TYPE_CHECKING:  # or every other name would pass for one of the package
     def __getattr__(name: str) -> Any:
         """Import a name when it is asked for: torch and Lightning take seconds, which help and versions do not need."""
         if name in __all__:
-            for place in ("units", "labels", "negatives", "heads", "pairs", "module", "backprop", "pipeline"):
+            places = ("units", "labels", "negatives", "heads", "pairs", "module", "backprop", "pipeline")
+            for place in (*places, "targets", "regression"):
                 found = vars(importlib.import_module(f"{__name__}.{place}"))
                 if name in found:
                     globals()[name] = found[name]

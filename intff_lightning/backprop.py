@@ -97,19 +97,27 @@ class BackpropModule(Freezable, Network):
     def loss_names(self) -> list[str]:
         return ["the network"]
 
+    def image_and_target(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the images ``(B, *)`` of a batch and their classes ``(B,)``."""
+        return image_and_target(batch, self, self.hparams["num_classes"])
+
+    def loss(self, scores: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss of scores ``(B, C)`` of samples with the classes ``(B,)``."""
+        return cross_entropy(scores, target, label_smoothing=self.label_smoothing)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of a batch, scalar."""
-        image, target = image_and_target(batch, self, self.hparams["num_classes"])
-        loss = cross_entropy(self(image), target, label_smoothing=self.label_smoothing)
+        """Return the loss of a batch, scalar."""
+        image, target = self.image_and_target(batch)
+        loss = self.loss(self(image), target)
         if not loss.requires_grad:
             raise ConfigurationError("all layers are frozen, so there is nothing to train: unfreeze one.")
         self.record_losses(loss.detach().view(1), len(target), batch_idx)
         return loss
 
     def _evaluation_step(self, batch: Any, stage: str) -> Tensor:
-        image, target = image_and_target(batch, self, self.hparams["num_classes"])
+        image, target = self.image_and_target(batch)
         scores: Tensor = self(image)
-        loss = cross_entropy(scores, target, label_smoothing=self.label_smoothing)
+        loss = self.loss(scores, target)
         self.log(f"{stage}/loss", loss, batch_size=len(target), sync_dist=True)
         return scores
 

@@ -252,6 +252,10 @@ class LabelClassifier(Freezable, Network):
             raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
         check_shape(image, self.hparams["input_shape"], type(self).__name__)
 
+    def tried_labels(self, device: torch.device) -> Tensor:
+        """Return the labels under which images are read, ``(C,)``: all classes."""
+        return torch.arange(self.encoder.num_classes, device=device)
+
     def inputs_per_pass(self, device: torch.device) -> int:
         """Return ``sweep_size``, or by default what suits the device: on a CPU, activations should fit its caches."""
         return self.sweep_size or (640 if device.type == "cpu" else 8192)
@@ -262,7 +266,7 @@ class LabelClassifier(Freezable, Network):
         ``read`` maps N labelled images to ``(N, F)``. It gets a few images at a time, under all labels if these fit
         into one pass, so that a unit reads each image once.
         """
-        labels = torch.arange(self.encoder.num_classes, device=image.device)
+        labels = self.tried_labels(image.device)
         size = self.inputs_per_pass(image.device)
         # an exported or traced program takes batches of any size, so it must not depend on the size of this one
         traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -22,6 +22,8 @@ class NegativeSource(Recorded):
 
     uses_model: bool = False
     """Whether the source asks the network, and needs ``model``."""
+    for_regression: bool | None = False
+    """Whether it is for targets that are numbers, or for classes; ``None`` for both."""
 
     def __call__(
         self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws
@@ -30,8 +32,8 @@ class NegativeSource(Recorded):
 
         Args:
             image: Images ``(B, *)``.
-            target: True classes ``(B,)``.
-            num_classes: Number of classes.
+            target: True classes ``(B,)``; scaled targets in a regression.
+            num_classes: Number of classes; 1 in a regression.
             model: The network in training, in eval mode and without gradients, if ``uses_model`` is set.
             generator: The draws of these samples in this epoch.
 
@@ -85,6 +87,31 @@ class ShuffledLabels(RelabellingSource):
         return target[generator.shuffle()].unsqueeze(1)
 
 
+class ShiftedTargets(RelabellingSource):
+    r"""The same sample with k shifted targets, for a regression.
+
+    Targets are scaled, so that those of the training data lie between 0 and 1. Shifts go once around this range:
+
+    .. math:: y^-_j = \Bigl(y + \frac{j + u_j}{k}\Bigr) \bmod 1, \qquad j = 0, \dots, k - 1, \quad
+        u_j \text{ uniform in } [0, 1)
+
+    So every k-th part of the range holds one of them, and over many draws they are uniform, whatever the true target.
+
+    Args:
+        k: Negatives per positive.
+    """
+
+    for_regression = True
+
+    def __init__(self, k: int = 16) -> None:
+        self.k = _at_least_one(self, k)
+
+    def labels(self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws) -> Tensor:
+        """Shift the targets; returns ``(B, k)`` in [0, 1]."""
+        shift = (torch.arange(self.k, device=target.device) + generator.uniform(self.k)) / self.k
+        return (target.unsqueeze(1) + shift.to(target.dtype)) % 1
+
+
 class HardLabels(RelabellingSource):
     """The same image under wrong labels that the network itself finds likely.
 
@@ -127,6 +154,8 @@ class ImageNegatives(NegativeSource):
     These images are negative by themselves, so the source chooses no labels. An encoder that shows labels gives them
     the true label of their sample.
     """
+
+    for_regression = None
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Make k negative images for each of B samples.
@@ -256,11 +285,18 @@ class GaussianNoise(ImageNegatives):
 
 
 def check_negatives(
-    negative: Tensor | None, label: Tensor | None, *, image: Tensor, num_classes: int, source: str
+    negative: Tensor | None,
+    label: Tensor | None,
+    *,
+    image: Tensor,
+    num_classes: int,
+    source: str,
+    dtype: torch.dtype = torch.int64,
 ) -> None:
     """Refuse negatives of images ``(B, *)`` that are not of the shapes and dtypes of :class:`NegativeSource`.
 
-    Labels are also compared with ``num_classes`` on the CPU; an accelerator would have to be waited for.
+    Labels have the ``dtype`` of targets. Classes are also compared with ``num_classes`` on the CPU; an accelerator
+    would have to be waited for.
     """
     batch, *shape = image.shape
     if negative is not None and (negative.shape[:1] + negative.shape[2:] != image.shape or negative.ndim < 2):
@@ -271,12 +307,12 @@ def check_negatives(
     if label is None:
         return
     k = label.shape[-1] if negative is None else negative.shape[1]
-    if label.shape != (batch, k) or label.dtype != torch.int64:
+    if label.shape != (batch, k) or label.dtype != dtype:
         raise ConfigurationError(
             f"{source} returns labels of shape {tuple(label.shape)} and {label.dtype} for {batch} images: "
-            "(B, k) and torch.int64 are needed, with k negatives per image."
+            f"(B, k) and {dtype} are needed, with k negatives per image."
         )
-    if label.device.type == "cpu" and ((label < 0) | (label >= num_classes)).any():
+    if not dtype.is_floating_point and label.device.type == "cpu" and ((label < 0) | (label >= num_classes)).any():
         raise ConfigurationError(f"{source} returns labels out of range: they must be 0 to {num_classes - 1}.")
 
 

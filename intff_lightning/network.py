@@ -72,6 +72,9 @@ class Network(Recorded, ExampleInputs):
     ``optimizer`` is ``None``; for the other arguments see :class:`~intff_lightning.module.IntFFModule`.
     """
 
+    asked: tuple[str, ...] = ("input_shape", "num_classes")
+    """Arguments that the datamodule supplies if nobody gives them."""
+
     def __init__(
         self,
         optimizer: OptimizerFactory | None,
@@ -86,13 +89,13 @@ class Network(Recorded, ExampleInputs):
         self.scheduler_factory: SchedulerFactory | None = from_recipe(scheduler)
         self.scheduler_monitor = scheduler_monitor
         self.no_decay = [no_decay] if isinstance(no_decay, str) else list(no_decay or ())
-        self._finetuned = False
+        self._finetuned = self._built = False
         self._watched: Tensor | None = None
-        self._built = False
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        record(self, input_shape=None, num_classes=None)
+        unknown: dict[str, Any] = dict.fromkeys(self.asked)
+        record(self, **unknown)
 
     # ---------------------------------------------------------------- building
 
@@ -115,13 +118,13 @@ class Network(Recorded, ExampleInputs):
         return []
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        """Make the layers for images of one shape."""
+        """Make the layers for images of one shape; a class that does not ask for ``num_classes`` knows it."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Take the shape of an image and the number of classes from the datamodule, unless they were given."""
+        """Take what is :attr:`asked` from the datamodule, unless it was given."""
         self._ask_datamodule()
-        for name in ("input_shape", "num_classes"):
+        for name in self.asked:
             if self.hparams[name] is None:
                 raise ConfigurationError(
                     f"{name} is unknown: wrap your data, PairedDataModule(YourDataModule()), "
@@ -130,7 +133,7 @@ class Network(Recorded, ExampleInputs):
 
     def _ask_datamodule(self) -> None:
         datamodule = datamodule_of(self)
-        for name in ("input_shape", "num_classes"):
+        for name in self.asked:
             mine, theirs = self.hparams[name], getattr(datamodule, name, None)
             if mine is not None and theirs is not None and to_recipe(mine) != to_recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
@@ -140,9 +143,8 @@ class Network(Recorded, ExampleInputs):
         """Make the layers, once, as soon as the shape of the input is known."""
         if not self._built:
             self._ask_datamodule()  # weight averaging calls this before `setup`
-        input_shape, num_classes = self.hparams["input_shape"], self.hparams["num_classes"]
-        if not self._built and input_shape is not None and num_classes is not None:
-            self.build(tuple(input_shape), num_classes)
+        if not self._built and all(self.hparams[name] is not None for name in self.asked):
+            self.build(tuple(self.hparams["input_shape"]), self.hparams.get("num_classes", 0))
             self._built = True
             if self.dtype != torch.float32:  # the network was cast before its layers existed
                 self.to(self.dtype)

@@ -22,11 +22,11 @@ class PairedBatch(NamedTuple):
     image: Tensor
     """Images ``(B, *)``, float in [0, 1], after corruption and augmentation."""
     target: Tensor
-    """True classes ``(B,)``, int64."""
+    """True classes ``(B,)``, int64; for a regression, targets scaled to 0..1 over the training data, floating point."""
     negative_image: Tensor | None
     """Negative images ``(B, k, *)``, or ``None`` if the negatives are the same images under other labels."""
     negative_target: Tensor | None
-    """Labels of the negatives ``(B, k)``, int64, or ``None`` if the negative source chooses none."""
+    """Labels of the negatives ``(B, k)``, as targets are, or ``None`` if the negative source chooses none."""
 
     @property
     def positive(self) -> tuple[Tensor, Tensor]:

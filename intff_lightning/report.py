@@ -14,7 +14,7 @@ import lightning as L
 import torch
 
 from intff_lightning._version import __version__
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, TrainingFigures
+from intff_lightning.callbacks import GoodnessLogger, TrainingFigures, metrics_of
 from intff_lightning.checkpoints import read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
@@ -41,6 +41,7 @@ _CAPTIONS = {
     "local_loss": ("Local loss", "Mean local loss of each unit over the epochs."),
     "loss": ("Loss", "Training and validation loss over the epochs."),
     "accuracy": ("Accuracy over epochs", "Validation accuracy of each unit alone, and of the vote."),
+    "r2": ("R² over epochs", "R² of validation data, of each unit alone and of the vote."),
     "goodness": ("Goodness over epochs", "Mean goodness of positive and negative training data."),
     "goodness_histograms": (
         "Goodness of each unit",
@@ -130,7 +131,7 @@ def _evaluate(run: _Run, checkpoint: Path, data_dir: str | None) -> None:
     figures = TrainingFigures(format=run.format, folder=str(run.folder / "figures"))
     trainer = L.Trainer(
         logger=False,
-        callbacks=[GoodnessLogger(), GoodnessAccuracy(), figures],
+        callbacks=[GoodnessLogger(), metrics_of(module), figures],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

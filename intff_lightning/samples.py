@@ -4,7 +4,7 @@ A sample or a batch is ``(image, target, ...)`` or a dictionary. Further element
 
 - images: tensors, NumPy arrays and PIL images, or a list of them in a batch. uint8 is scaled from 0..255 to 0..1 on the
   device, bool becomes 0 and 1, floating point is taken as it is, and ``pixel_range`` tells the range of any other;
-- targets: integers, one per image, as tensors ``(B,)`` or ``(B, 1)``, arrays or lists.
+- targets: integers, one per image, as tensors ``(B,)`` or ``(B, 1)``, arrays or lists; for a regression, numbers.
 
 Data sets in memory are checked once, when they are loaded. The batches of any other data are checked one by one on the
 CPU: those of a data set in the process that reads it, those of another datamodule before the transfer. A batch that can
@@ -43,6 +43,7 @@ class Reader:
             ``LABEL_KEYS``, if there is one of each.
         pixel_range: Lowest and highest value of the pixels, which become 0 and 1; ``None`` takes uint8, bool and
             floating point as they are, and refuses other integers.
+        regression: Targets are numbers, which become float32, and no classes.
 
     Raises:
         DataError: The data is of another kind.
@@ -52,9 +53,10 @@ class Reader:
     where: str
     keys: Sequence[str] | None = None
     pixel_range: Sequence[float] | None = None
+    regression: bool = False
 
     def batch(self, batch: Any, labelled: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Return the images ``(B, *)`` of a batch, uint8 or floating point, and its classes ``(B,)`` int64.
+        """Return the images ``(B, *)`` of a batch, uint8 or floating point, and its targets, see :meth:`labels`.
 
         Without ``labelled``, the batch may be the images alone, and there are no classes.
         """
@@ -70,12 +72,14 @@ class Reader:
         return image, self.labels(labels, len(image)) if labelled else None
 
     def samples(self, samples: Sequence[Any], labelled: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Return the images ``(B, *)`` of a list of samples, and their classes, as :meth:`batch` does."""
+        """Return the images ``(B, *)`` of a list of samples, and their targets, as :meth:`batch` does."""
         images, labels = zip(*(self._fields(sample, labelled) for sample in samples), strict=True)
         return self._stacked(images), self.labels(labels, len(images)) if labelled else None
 
     def labels(self, labels: Any, size: int) -> Tensor:
-        """Return the classes ``(B,)`` int64 of ``size`` images."""
+        """Return the classes ``(B,)`` int64 of ``size`` images, or numbers float32 for a regression."""
+        if self.regression:
+            return self._numbers(labels, size)
         if isinstance(labels, list | tuple):
             target = torch.tensor([self._label(label) for label in labels], dtype=torch.int64)
         else:
@@ -89,6 +93,20 @@ class Reader:
             kind = f"{target.dtype} of shape {tuple(target.shape)} for {size} images"
             raise self._refusal(f"one integer label per image is needed, and labels are {kind}", hint)
         return target.to(torch.int64)
+
+    def _numbers(self, values: Any, size: int) -> Tensor:
+        """Return the targets ``(B,)`` float32 of a regression."""
+        if isinstance(values, list | tuple):
+            parts = [torch.tensor(v) if isinstance(v, int | float) else self.tensor(v) for v in values]
+            target = torch.cat([part.double().reshape(-1) for part in parts]) if parts else torch.empty(0)
+        else:
+            target = self.tensor(values)
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target.squeeze(1)
+        if target.is_complex() or target.shape != (size,):
+            kind = f"{target.dtype} of shape {tuple(target.shape)} for {size} images"
+            raise self._refusal(f"one number per image is needed, and targets are {kind}", "")
+        return target.float()
 
     def _fields(self, sample: Any, labelled: bool) -> tuple[Any, Any]:
         """Return the image and the label of a sample or a batch."""
@@ -225,11 +243,13 @@ def _of_pil(image: Image.Image, where: str) -> np.ndarray[Any, Any]:
 def check_labels(target: Tensor, num_classes: int | None, where: str) -> None:
     """Refuse labels ``(B,)`` out of range by a DataError that names the first such sample of ``where``.
 
-    Without ``num_classes`` every label from 0 on is allowed.
+    Without ``num_classes`` every label from 0 on is allowed. The targets of a regression must be finite.
     """
     bad = _out_of_range(target, num_classes)
     if bad.any():
         first = int(bad.nonzero()[0])
+        if target.is_floating_point():
+            raise DataError(f"{where}: sample {first} has the target {target[first].item()}. Remove or correct it.")
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise DataError(
             f"{where}: sample {first} has the label {int(target[first])}, and labels must be {allowed} "
@@ -295,4 +315,6 @@ def checked(image: Tensor, target: Tensor, num_classes: int | None, where: str, 
 
 
 def _out_of_range(target: Tensor, num_classes: int | None) -> Tensor:
+    if target.is_floating_point():
+        return ~target.isfinite()
     return (target < 0) if num_classes is None else (target < 0) | (target >= num_classes)

@@ -16,11 +16,11 @@ from intff_lightning.reproduce.characteristics.calibration import (
     brier_score,
     calibration_error,
     draw_reliability,
-    fit_temperature,
     probabilities,
     reliability,
 )
 from intff_lightning.reproduce.characteristics.networks import Trained
+from intff_lightning.temperature import fit_temperature
 
 P = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.95, 0.05]], dtype=torch.float64)
 TARGET = torch.tensor([0, 1, 1, 0])
@@ -78,9 +78,9 @@ def test_scores_without_an_optimum_become_certain_or_even():
     assert certain.max(1).values.min() > 1 - 1e-9
     even = probabilities(right, fit_temperature(right, (target + 1) % 10))
     assert (even - 0.1).abs().max() < 1e-4
-    for score in (torch.ones(4, 3), torch.full((4, 3), math.nan)):
-        with pytest.raises(DataError, match="no temperature"):
-            fit_temperature(score, torch.zeros(4, dtype=torch.int64))
+    assert fit_temperature(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)) == 1
+    with pytest.raises(DataError, match="no temperature"):
+        fit_temperature(torch.full((4, 3), math.nan), torch.zeros(4, dtype=torch.int64))
 
 
 def test_a_network_before_and_after(tmp_path):

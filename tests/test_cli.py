@@ -53,7 +53,8 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
     assert ("epoch 2/2  loss " if config in SHIPPED else "epoch 1/1  loss ") in printed.out
     assert "network" in printed.out
     log = Path("lightning_logs/version_0")
-    intff = "IntFFModule" in config.read_text()
+    text = config.read_text()
+    intff = "IntFFModule" in text or "RegressionModule" in text
     losses = "figures/local_loss.png" if intff else "figures/loss.png"
     for made in ("metrics.csv", "config.yaml", "checkpoints/last.ckpt", losses):
         assert (log / made).is_file()
@@ -61,7 +62,8 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
             assert str(log / made).partition("/figures/")[0] in printed.out
     with (log / "metrics.csv").open() as file:
         names = next(csv.reader(file))
-    assert ("test/probe_accuracy" if "NoLabel" in config.read_text() else "test/accuracy") in names
+    measure = "test/r2" if "regression: true" in text else "test/accuracy"
+    assert ("test/probe_accuracy" if "NoLabel" in text else measure) in names
     assert ({"train/loss/unit_0", "goodness/positive/unit_0"} <= set(names)) is intff
 
 

@@ -20,7 +20,8 @@ def _load(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.stem != "search"], ids=lambda path: path.stem)
 def test_examples_learn_and_are_short(path):
-    assert _load(path).main(max_epochs=3 if path.stem == "resnet18" else 6) > 0.85
+    epochs = {"resnet18": 3, "regression": 10}
+    assert _load(path).main(max_epochs=epochs.get(path.stem, 6)) > 0.85
 
 
 @pytest.mark.slow

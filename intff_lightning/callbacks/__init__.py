@@ -4,14 +4,16 @@ from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
-from intff_lightning.callbacks.predictions import PictureWriter, PredictionWriter
+from intff_lightning.callbacks.predictions import EstimateWriter, PictureWriter, PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
 from intff_lightning.callbacks.progress import UnitProgress
+from intff_lightning.callbacks.regression import RegressionMetrics, metrics_of
 from intff_lightning.callbacks.terminal import TerminalReport
 from intff_lightning.checkpoints import BestCheckpoint, LastCheckpoint
 
 __all__ = [
     "BestCheckpoint",
+    "EstimateWriter",
     "EvaluationCallback",
     "GoodnessAccuracy",
     "GoodnessLogger",
@@ -19,7 +21,9 @@ __all__ = [
     "LinearProbe",
     "PictureWriter",
     "PredictionWriter",
+    "RegressionMetrics",
     "TerminalReport",
     "TrainingFigures",
     "UnitProgress",
+    "metrics_of",
 ]

@@ -29,7 +29,7 @@ class GoodnessAccuracy(EvaluationCallback):
     It tries every label on every image (``module.label_goodness(image) -> (U, B, C)``), and logs ``val/accuracy``,
     ``val/accuracy/unit_0`` and so on, and the same under ``test/``. The vote of your own module is that of all units.
     A module without ``label_goodness`` counts as an ordinary classifier with scores ``module(image) -> (B, C)``. For a
-    network trained without labels it logs nothing.
+    network trained without labels, or for a regression, it logs nothing.
 
     Scores without a finite largest one have no label, and end in a :class:`~intff_lightning.errors.DivergenceError`.
 
@@ -46,12 +46,14 @@ class GoodnessAccuracy(EvaluationCallback):
     def scores(self, module: L.LightningModule, batch: Any) -> Tensor | None:
         """Return the goodness of every label, ``(1 + U, B, C)``: the vote, then each unit.
 
-        The scores of the last batch are kept. ``None`` means that the network was trained without labels.
+        The scores of the last batch are kept. ``None`` means that the network knows no classes.
         """
         if self._last[0] is batch:
             return self._last[1]
-        image = image_and_target(batch, module)[0]
+        image, target = image_and_target(batch, module)
         scores: Tensor | None = None
+        if target.is_floating_point():
+            return None
         if isinstance(module, HasLabelGoodness):
             if not (isinstance(module, LabelClassifier) and module.unsupervised):
                 units = module.label_goodness(image)  # (U, B, C)

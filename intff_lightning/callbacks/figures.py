@@ -69,8 +69,8 @@ class _Places:
 class TrainingFigures(EvaluationCallback):
     """Draws ``figures/*.png`` in the log folder, and into TensorBoard, Weights & Biases, MLflow and Comet.
 
-    When training ends: ``local_loss`` (the paper's Figure 3), ``goodness`` and ``accuracy`` over epochs. After a test
-    or a separate validation: ``goodness_histograms`` per unit with the threshold, ``accuracy_by_unit``,
+    When training ends: ``local_loss`` (the paper's Figure 3), ``goodness``, ``accuracy`` and ``r2`` over epochs. After
+    a test or a separate validation: ``goodness_histograms`` per unit with the threshold, ``accuracy_by_unit``,
     ``confusion_matrix``, ``receptive_fields`` of the first layer, ``wrong_predictions`` with the score of every label,
     and ``input_pairs`` as the network sees them. What a network does not have is left out. A checkpoint keeps the
     values of the curves, so a resumed run draws all of them. The first of several processes draws its own samples.

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from intff_lightning.classifier import LabelClassifier
+from intff_lightning.datamodules.datasets import PartDataModule
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import atomic_write
 from intff_lightning.pairs import data_share
@@ -28,7 +29,8 @@ class PredictionWriter(BasePredictionWriter):
 
     If there are several loaders, the first column is the number of the loader. Samples of a loader that gives no
     indices (one over an ``IterableDataset``) are numbered in their order, which needs a single process. The first
-    process writes the whole table at the end, and only then replaces an older one.
+    process writes the whole table at the end, and only then replaces an older one. If the datamodule has names for its
+    classes (:class:`~intff_lightning.datamodules.TableDataModule`), they take the place of the numbers.
 
     Args:
         path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder.
@@ -37,6 +39,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="epoch")
         self.path = None if path is None else Path(path)
+        self.class_names: list[str] | None = None
 
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: Any, predictions: Sequence[Any], batch_indices: Sequence[Any]
@@ -44,6 +47,8 @@ class PredictionWriter(BasePredictionWriter):
         """Gather the rows of all processes and write them in the order of the samples."""
         if self.path is None:
             self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        data: Any = trainer
+        self.class_names = data.datamodule.class_names if isinstance(data.datamodule, PartDataModule) else None
         # Lightning nests indices by loader always, and predictions only if there are several loaders
         nested = predictions if isinstance(predictions[0], list) else [predictions]
         rows: list[Row] = []
@@ -72,8 +77,22 @@ class PredictionWriter(BasePredictionWriter):
 
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         """Write the table with these of the columns loader, index, label and scores."""
-        head = ["loader", "index", "label", *(f"score_{c}" for c in range(len(rows[0][3]) if rows else 0))]
-        lines: list[list[Any]] = [head, *([*row[:3], *row[3]] for row in rows)]
+        names = self.class_names or [str(c) for c in range(len(rows[0][3]) if rows else 0)]
+        head = ["loader", "index", "label", *(f"score_{name}" for name in names)]
+        lines: list[list[Any]] = [head, *([*row[:2], names[row[2]], *row[3]] for row in rows)]
+        _write_table(path, [line[columns] for line in lines])
+
+
+class EstimateWriter(PredictionWriter):
+    """Writes ``predictions.csv`` of a regression: index of the sample, the number, and the ends of its interval.
+
+    Args:
+        path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder.
+    """
+
+    def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
+        head = ["loader", "index", "prediction", "lower", "upper"]
+        lines: list[list[Any]] = [head, *([*row[:2], *row[3]] for row in rows)]
         _write_table(path, [line[columns] for line in lines])
 
 

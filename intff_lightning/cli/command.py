@@ -31,6 +31,7 @@ import intff_lightning.labels
 import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim
+import intff_lightning.targets
 import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
@@ -48,6 +49,7 @@ from intff_lightning.functional import float_pixels
 from intff_lightning.lightning_compat import CompatCLI, quiet, take_version
 from intff_lightning.network import Network
 from intff_lightning.recipe import Recorded
+from intff_lightning.regression import Regressor
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -121,18 +123,23 @@ class IntFFCLI(CompatCLI):
         bar = [ours.UnitProgress()] if progress and not any(isinstance(c, ProgressBar) for c in given) else []
         probe = self._probe()
         if self.subcommand == "predict":
-            pictures = self.pictures
-            return [ours.PictureWriter(*pictures[:2]) if pictures else ours.PredictionWriter(), *bar]
+            return [self._writer(), *bar]
         report = ours.TerminalReport(epoch_lines=not progress)
-        callbacks = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), *([probe] if probe else []), report]
+        callbacks = [ours.GoodnessLogger(), ours.metrics_of(self.model), *([probe] if probe else []), report]
         if self.subcommand == "fit" and not options.get("fast_dev_run"):
             callbacks.append(ours.TrainingFigures())
             own = (ours.BestCheckpoint, ours.LastCheckpoint)
             others = [c for c in given if isinstance(c, ModelCheckpoint) and not isinstance(c, own)]
             if options.get("enable_checkpointing") is not False and not others:
                 best = "val/probe_accuracy" if self._unsupervised() else "val/accuracy"
+                best = "val/r2" if isinstance(self.model, Regressor) else best
                 callbacks += [ours.BestCheckpoint(best), ours.LastCheckpoint()]
         return [*callbacks, *bar]
+
+    def _writer(self) -> ours.PredictionWriter:
+        if isinstance(self.model, Regressor):
+            return ours.EstimateWriter()
+        return ours.PictureWriter(*self.pictures[:2]) if self.pictures else ours.PredictionWriter()
 
     @functools.cached_property
     def pictures(self) -> Pictures | None:
@@ -140,6 +147,8 @@ class IntFFCLI(CompatCLI):
         path, shape = self.value("images"), self.model.hparams["input_shape"]
         if path is None:
             return None
+        if isinstance(self.model, Regressor):
+            raise ConfigurationError("--images is for networks with classes, and this one predicts a number.")
         if shape is None:
             raise ConfigurationError("--images needs a trained network: give --ckpt_path FILE, or pretrained:NAME.")
         pictures = read_pictures(path, shape, self.datamodule.framing)
@@ -159,13 +168,14 @@ class IntFFCLI(CompatCLI):
     def _probe(self) -> ours.LinearProbe | None:
         """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""
         probe: ours.LinearProbe = self.value("probe")
-        if isinstance(self.model, LabelClassifier) and not self.model.by_class:
+        regression = isinstance(self.model, Regressor)
+        if isinstance(self.model, LabelClassifier) and not self.model.by_class and not regression:
             if self._unsupervised():  # only the probe can choose the best weights
                 probe.every_n_epochs = probe.every_n_epochs or 1
             return probe
         if not _is_default(probe):
             raise ConfigurationError(
-                "this network needs no linear probe (it is asked for the classes themselves):\n"
+                "this network needs no linear probe (it is asked for the predictions themselves):\n"
                 "leave the options --probe.* out."
             )
         return None

@@ -5,6 +5,7 @@ from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.mnist_c import MNISTCDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "MNISTCDataModule",
     "MNISTDataModule",
     "PairedDataModule",
+    "TableDataModule",
 ]

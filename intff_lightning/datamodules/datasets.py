@@ -68,6 +68,11 @@ class PartDataModule(L.LightningDataModule):
         finally:
             self.reads_training_data = False
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in their order, if the data have some."""
+        return None
+
     def loader(self, part: Part) -> Any:
         """Return the loader of a part."""
         raise NotImplementedError
@@ -91,8 +96,8 @@ class DatasetDataModule(PartDataModule):
     The order of training samples is a function of (seed, epoch); validation and test samples come in order. If ``load``
     has no ``val``, ``divide`` gives the indices of training and validation samples in ``train``; if it has no
     ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory. ``num_classes`` is
-    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys`` and ``pixel_range`` are
-    those of :class:`~intff_lightning.samples.Reader`.
+    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys``, ``pixel_range`` and
+    ``regression`` are those of :class:`~intff_lightning.samples.Reader`.
     """
 
     def __init__(
@@ -109,12 +114,13 @@ class DatasetDataModule(PartDataModule):
         pixel_range: Sequence[float] | None,
         cache: bool,
         source: str,
+        regression: bool = False,
     ) -> None:
         super().__init__()
         self.load, self.divide, self.corrupt, self.seed = load, divide, corrupt, seed
         self.num_classes, self.classes = num_classes, classes
         self.batch_size, self.num_workers, self.source = batch_size, num_workers, source
-        self.keys, self.pixel_range, self.cache = keys, pixel_range, cache
+        self.keys, self.pixel_range, self.cache, self.regression = keys, pixel_range, cache, regression
         self._told: list[int] = []
         self._datasets: dict[Part, Dataset[Any] | None] = {}
         self._classes: int | None = None
@@ -123,7 +129,7 @@ class DatasetDataModule(PartDataModule):
 
     def reader(self, where: str) -> Reader:
         """Return the reader of samples of the data ``where``."""
-        return Reader(where, self.keys, self.pixel_range)
+        return Reader(where, self.keys, self.pixel_range, self.regression)
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, loaded and checked at the first call, or ``None`` if there is none."""
@@ -160,17 +166,22 @@ class DatasetDataModule(PartDataModule):
             dataset = self._cached(dataset, part)
         elif type(dataset) is TensorDataset:  # fetched as a whole instead of sample by sample
             image, target = reader.batch(dataset.tensors, labelled=part != "predict")
-            dataset = InMemoryDataset(image, torch.full((len(image),), -1) if target is None else target)
+            dataset = self._in_memory(image, torch.full((len(image),), -1) if target is None else target)
         elif isinstance(dataset, InMemoryDataset):
+            if dataset.regression is not self.regression:
+                raise ConfigurationError(f"{part} data has regression={dataset.regression}: give it to {self.source}.")
             if self.keys is not None:
                 raise ConfigurationError(f"keys={list(self.keys)} has no effect: {part} data is in memory as tensors.")
             image = reader.pixels(dataset.image)
-            dataset = dataset if image is dataset.image else InMemoryDataset(image, dataset.target)
+            dataset = dataset if image is dataset.image else self._in_memory(image, dataset.target)
         if isinstance(dataset, InMemoryDataset):
             check_pixels(dataset.image, reader.where)
             if part != "predict":
                 check_labels(dataset.target, self.num_classes, reader.where)
         return dataset
+
+    def _in_memory(self, image: Tensor, target: Tensor) -> InMemoryDataset:
+        return InMemoryDataset(image, target, self.regression)
 
     def _cached(self, dataset: Dataset[Any], part: Part) -> InMemoryDataset:
         """Read all samples into memory, once."""
@@ -196,14 +207,14 @@ class DatasetDataModule(PartDataModule):
             images.append(image)
             targets.append(torch.full((len(image),), -1) if target is None else target)
         self._told += [] if told is None or part not in ("train", "val") else [told]
-        return InMemoryDataset(torch.cat(images), torch.cat(targets))
+        return self._in_memory(torch.cat(images), torch.cat(targets))
 
     def _divided(self, whole: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any] | None]:
         train, val = self.divide(whole)
         if not len(val):
             return whole, None
         if isinstance(whole, InMemoryDataset):
-            return tuple(InMemoryDataset(whole.image[index], whole.target[index]) for index in (train, val))  # type: ignore[return-value]
+            return tuple(self._in_memory(whole.image[index], whole.target[index]) for index in (train, val))  # type: ignore[return-value]
         held_out = Subset(whole, val.tolist())
         self._warn_of_random_images(held_out)
         return Subset(whole, train.tolist()), held_out

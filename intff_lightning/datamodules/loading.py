@@ -27,7 +27,7 @@ class IndexedBatch(NamedTuple):
     image: Tensor
     """``(B, *)``, uint8, or float in [0, 1]."""
     target: Tensor
-    """``(B,)`` int64; -1 if an image to predict has no label."""
+    """``(B,)`` int64; -1 if an image to predict has no label. For a regression, float32."""
     sample: Tensor
     """``(B,)`` int64."""
 
@@ -38,13 +38,15 @@ class InMemoryDataset(Dataset[IndexedBatch]):
     Args:
         image: ``(N, *)``, uint8, or float in [0, 1]; other pixels need the ``pixel_range`` of a datamodule.
         target: ``(N,)`` or ``(N, 1)``, integers.
+        regression: Targets are numbers, and no classes.
 
     Raises:
-        DataError: There is not one integer label per image.
+        DataError: There is not one integer label per image, or one number.
     """
 
-    def __init__(self, image: Tensor, target: Tensor) -> None:
-        reader = Reader("InMemoryDataset")
+    def __init__(self, image: Tensor, target: Tensor, regression: bool = False) -> None:
+        reader = Reader("InMemoryDataset", regression=regression)
+        self.regression = regression
         self.image = reader.tensor(image)
         self.target = reader.labels(target, len(self.image))
 
@@ -238,6 +240,37 @@ def has_batches(loader: Any) -> bool:
         return len(loader) > 0
     except (TypeError, NotImplementedError):
         return True
+
+
+def built_for(trainer: L.Trainer | None, name: str) -> Any:
+    """Return an argument of the module of a Trainer, or ``None`` if it has none."""
+    module = None if trainer is None else trainer.lightning_module
+    return None if module is None else module.hparams.get(name)
+
+
+def scaled(target: Tensor, target_range: Sequence[float]) -> Tensor:
+    """Return targets ``(B,)`` of a regression with the range at 0..1; computed in float64, where there is one."""
+    low, high = target_range
+    return ((target if target.device.type == "mps" else target.double()) - low) / (high - low)
+
+
+def range_of(target: Tensor) -> list[float]:
+    """Return the lowest and the highest of training targets ``(N,)``; refuse targets that are all equal."""
+    low, high = float(target.min()), float(target.max())
+    if not low < high:
+        raise DataError(f"train data: every target is {low:g}, so there is nothing to predict.")
+    return [low, high]
+
+
+def training_range(train: Dataset[Any] | None, built: list[float] | None) -> list[float]:
+    """Return the range of the targets in memory, else that for which the module was built; refuse if there is none."""
+    if isinstance(train, InMemoryDataset):
+        return range_of(train.target)
+    if built is None:
+        raise ConfigurationError(
+            "the range of the training targets is unknown: give target_range=[LOWEST, HIGHEST] to the data."
+        )
+    return built
 
 
 def usable(loaders: Any, name: str, part: str, optional: bool) -> Any:

@@ -68,6 +68,30 @@ def check_pixel_range(pixel_range: Sequence[float] | None) -> None:
         raise ConfigurationError(f"pixel_range={list(pixel_range)}: two numbers are needed, [LOWEST, HIGHEST].")
 
 
+def check_task(
+    regression: bool,
+    target_range: Sequence[float] | None,
+    num_classes: int | None,
+    negatives: Any,
+    corruption: Any,
+) -> None:
+    """Refuse options that do not fit targets that are numbers, or classes."""
+    wanted = getattr(negatives, "for_regression", None)  # any callable works as a source
+    if wanted not in (None, regression):
+        advice = "use ShiftedTargets" if regression else "give regression: true, or use WrongLabels"
+        raise ConfigurationError(f"{type(negatives).__name__} does not fit regression={regression}: {advice}.")
+    if not regression and target_range is not None:
+        raise ConfigurationError("target_range has no effect without regression: true. Leave target_range out.")
+    if regression and num_classes is not None:
+        raise ConfigurationError("num_classes has no effect: a regression has no classes. Leave num_classes out.")
+    if regression and corruption is not None:
+        raise ConfigurationError("corruption is for images with classes, and not for a regression: leave it out.")
+    if target_range is not None and (
+        len(target_range) != 2 or not -math.inf < target_range[0] < target_range[1] < math.inf
+    ):
+        raise ConfigurationError(f"target_range={list(target_range)}: two numbers are needed, [LOWEST, HIGHEST].")
+
+
 def check_seed(given: int | None, saved: int) -> None:
     """Refuse a seed that was given and is not that of the checkpoint: a resumed run keeps its draws."""
     if given not in (None, saved):

@@ -7,27 +7,20 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.corruptions import Corruption, check_keeps_labels
+from intff_lightning.datamodules import loading, options
 from intff_lightning.datamodules.datasets import OF_DATASETS, PARTS, DatasetDataModule, Part, PartDataModule
-from intff_lightning.datamodules.loading import (
-    IndexedBatch,
-    InMemoryDataset,
-    batches_begun,
-    defines,
-    told_classes,
-    usable,
-)
+from intff_lightning.datamodules.loading import IndexedBatch, InMemoryDataset, defines
 from intff_lightning.datamodules.looking import first_image
-from intff_lightning.datamodules.options import batch_size_of, check_dataset, check_effects, check_options, check_seed
 from intff_lightning.draws import Draws, sample_numbers
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
-from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
+from intff_lightning.negatives import NegativeSource, ShiftedTargets, WrongLabels, check_negatives
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
@@ -53,7 +46,8 @@ class PairedDataModule(Recorded, PartDataModule):
         val: Validation data; ``None`` divides ``val_size`` samples off ``train``.
         test: Data for ``trainer.test``.
         predict: Data for ``trainer.predict``; ``None`` takes ``test``.
-        negatives: Source of negative data; default :class:`~intff_lightning.negatives.WrongLabels`.
+        negatives: Source of negative data; default :class:`~intff_lightning.negatives.WrongLabels`, or
+            :class:`~intff_lightning.negatives.ShiftedTargets` for a regression.
         corruption: Corruption of training data, see :mod:`intff_lightning.corruptions`; validation and test data stay
             clean.
         test_corruption: Corruption of the images of tests and predictions, such as the kinds of MNIST-C; training and
@@ -65,6 +59,8 @@ class PairedDataModule(Recorded, PartDataModule):
         seed: Seed of order, negatives and augmentation; ``None`` takes that of ``seed_everything``, else 0.
         num_workers: Number of processes that read samples; data in memory needs none.
         num_classes: Number of classes; ``None`` asks the data, or counts the labels of training and validation data.
+        regression: Targets are numbers; those of the training data are scaled to 0..1.
+        target_range: Lowest and highest training target in a regression; ``None`` looks at training data in memory.
         keys: Names of the image and of the label in samples or batches that are dictionaries; ``None`` finds the usual
             names (``image``, ``img``, ``x``, ...; ``label``, ``target``, ``y``, ...).
         pixel_range: Lowest and highest pixel, which become 0 and 1; ``None`` takes 0..255 for uint8, and floating point
@@ -98,19 +94,24 @@ class PairedDataModule(Recorded, PartDataModule):
         pixel_range: list[float] | None = None,
         cache: bool = False,
         test_corruption: Corruption | None = None,
+        regression: bool = False,
+        target_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
-        check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
+        options.check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
         check_keeps_labels(test_corruption)
         for part, dataset in given.items():
-            check_dataset(part, dataset)
+            options.check_dataset(part, dataset)
         self._given = given
-        self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
+        self.negatives: NegativeSource = negatives or (ShiftedTargets() if regression else WrongLabels())
         self.corruption, self.augmentation, self.test_corruption = corruption, augmentation, test_corruption
+        options.check_task(regression, target_range, num_classes, self.negatives, corruption)
+        self.regression, num_classes = regression, 1 if regression else num_classes
+        self._target_range = None if target_range is None else [float(end) for end in target_range]
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range = keys, pixel_range
-        read_as = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__)
+        read_as: tuple[Any, ...] = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__, regression)
         own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__
@@ -140,16 +141,14 @@ class PairedDataModule(Recorded, PartDataModule):
             self.refuse(("val_size", "val_seed"), "there is no training data to divide")
         if not (self.val_size or self.draws_test_samples):
             self.refuse(("val_seed",), "val_size=0 draws no validation samples")
-        if datamodule is None:
-            tested = self._given["test"] is not None or self._given["predict"] is not None
-        else:
-            tested = defines(datamodule, "test_dataloader") or defines(datamodule, "predict_dataloader")
+        own, inner = self._given, datamodule
+        tested = any(own[p] is not None if inner is None else defines(inner, f"{p}_dataloader") for p in PARTS[2:])
         if type(self).load is PairedDataModule.load and not tested:
             self.refuse(("test_corruption",), "there are no data for tests or predictions")
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Refuse options of these names that were given, because they would have no effect."""
-        check_effects(names, self.init_arguments(), PairedDataModule, why)
+        options.check_effects(names, self.init_arguments(), PairedDataModule, why)
 
     # ---------------------------------------------------------------- data sets, for families to override
 
@@ -200,9 +199,8 @@ class PairedDataModule(Recorded, PartDataModule):
         """
         if self._num_classes is None:
             inner = self.inner
-            told = inner.told_classes() if isinstance(inner, DatasetDataModule) else told_classes(inner)
-            module = None if self.trainer is None else self.trainer.lightning_module
-            built = None if module is None else module.hparams.get("num_classes")
+            told = inner.told_classes() if isinstance(inner, DatasetDataModule) else loading.told_classes(inner)
+            built = loading.built_for(self.trainer, "num_classes")
             if isinstance(built, int) and (told is None or (isinstance(inner, DatasetDataModule) and told < built)):
                 told = built
             if told is None:
@@ -212,9 +210,17 @@ class PairedDataModule(Recorded, PartDataModule):
         return self._num_classes
 
     @property
+    def target_range(self) -> list[float] | None:
+        """Lowest and highest target of the training data, in a regression."""
+        if self.regression and self._target_range is None:
+            train = self.dataset("train") if isinstance(self.inner, DatasetDataModule) else None
+            self._target_range = loading.training_range(train, loading.built_for(self.trainer, "target_range"))
+        return self._target_range
+
+    @property
     def batch_size(self) -> int:
         """Samples per process and batch; beside a datamodule, its own. Lightning's batch-size finder may set it."""
-        return batch_size_of(self.inner)
+        return options.batch_size_of(self.inner)
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
@@ -233,7 +239,7 @@ class PairedDataModule(Recorded, PartDataModule):
         return first_image(self.inner, self.trainer, self.loader, self._reader(), late, self._name)
 
     def _reader(self, where: str | None = None) -> Reader:
-        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range)
+        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range, self.regression)
 
     def settle_seed(self) -> int:
         """Return the seed in force: the given one, else that of ``seed_everything``, else 0."""
@@ -278,15 +284,9 @@ class PairedDataModule(Recorded, PartDataModule):
         """
         if isinstance(self.inner, DatasetDataModule):
             return self.inner.loader(part)
-        loaders = {
-            "train": self.inner.train_dataloader,
-            "val": self.inner.val_dataloader,
-            "test": self.inner.test_dataloader,
-            "predict": self.inner.predict_dataloader,
-        }
-        made = loaders[part]() if defines(self.inner, f"{part}_dataloader") else None
+        made = getattr(self.inner, f"{part}_dataloader")() if defines(self.inner, f"{part}_dataloader") else None
         optional = part == "val" and (self.trainer is None or self.trainer.state.fn != "validate")
-        return usable(made, f"{part}_dataloader of {self._name}", part, optional)
+        return loading.usable(made, f"{part}_dataloader of {self._name}", part, optional)
 
     # ---------------------------------------------------------------- pairs
 
@@ -314,8 +314,8 @@ class PairedDataModule(Recorded, PartDataModule):
         tested = (trainer.testing or trainer.predicting) and not self.reads_training_data
         if self.test_corruption is not None and tested:
             image = float_pixels(image, trainer.lightning_module.dtype)
-            numbers = index if isinstance(self.inner, DatasetDataModule) else None
-            image = self.test_corruption.of_test_images(image, numbers, seed=self.settle_seed())
+            number = index if isinstance(self.inner, DatasetDataModule) else None
+            image = self.test_corruption.of_test_images(image, number, seed=self.settle_seed())
         if trainer.predicting:
             return float_pixels(image, trainer.lightning_module.dtype)
         return self.pair(image, target, index, training=bool(trainer.training))
@@ -327,7 +327,7 @@ class PairedDataModule(Recorded, PartDataModule):
         trainer, reader = self.trainer, self._reader()
         image, target = reader.batch(batch, labelled=trainer is None or not trainer.predicting)
         image = self._in_dtype(image)
-        number = 0 if trainer is None else batches_begun(trainer)
+        number = 0 if trainer is None else loading.batches_begun(trainer)
         if isinstance(batch, IndexedBatch):
             index = batch.sample
         else:
@@ -351,7 +351,7 @@ class PairedDataModule(Recorded, PartDataModule):
 
         Args:
             image: ``(B, *)``, uint8, or float in [0, 1].
-            target: True classes ``(B,)``.
+            target: True classes ``(B,)``; in a regression, numbers that are not scaled.
             index: Numbers of the samples ``(B,)``, on which the draws depend.
             training: Corrupt and augment, and draw anew in every epoch.
         """
@@ -362,18 +362,19 @@ class PairedDataModule(Recorded, PartDataModule):
         module = trainer.lightning_module if trainer else None
         dtype: Any = torch.float32 if module is None else module.dtype
         image = float_pixels(image, dtype).to(dtype)
+        if self.target_range is not None:
+            target = loading.scaled(target, self.target_range).to(dtype)
         if training and self.corruption is not None and self._corrupts_batches:
             image, target = self.corruption.of_batch(image, target, num_classes=self.num_classes, seed=seed)
         if training and self.augmentation is not None:
             image = self.augmentation(image, generator=generator)
         if module is not None:
             check_shape(image, module.hparams.get("input_shape"), f"a batch of {self._name}")
-        asked = isinstance(self.negatives, NegativeSource) and self.negatives.uses_model
-        model: nn.Module | None = module if asked else None
+        model = module if isinstance(self.negatives, NegativeSource) and self.negatives.uses_model else None
         with torch.no_grad(), contextlib.nullcontext() if model is None else evaluating(model):
             negatives = self.negatives(image, target, num_classes=self.num_classes, model=model, generator=generator)
         name = type(self.negatives).__name__
-        check_negatives(*negatives, image=image, num_classes=self.num_classes, source=name)
+        check_negatives(*negatives, image=image, num_classes=self.num_classes, source=name, dtype=target.dtype)
         return PairedBatch(image, target, *negatives)
 
     def _corrupt_set(self, train: InMemoryDataset) -> InMemoryDataset:
@@ -392,7 +393,7 @@ class PairedDataModule(Recorded, PartDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the draws of the checkpoint; refuse another seed, if one was given."""
-        check_seed(self.init_arguments().get("seed"), state_dict["seed"])
+        options.check_seed(self.init_arguments().get("seed"), state_dict["seed"])
         if state_dict["seed"] != self.seed and isinstance(self.inner, DatasetDataModule):
             self.inner.forget()  # the data may be corrupted by another seed
         self.seed = state_dict["seed"]

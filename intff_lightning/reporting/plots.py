@@ -55,7 +55,7 @@ def encode(figure: Figure, format: str) -> bytes:
 
 
 def training_curves(history: Mapping[str, Points]) -> dict[str, Figure]:
-    """Return the figures of a training by name: local loss (the paper's Figure 3) or loss, goodness, and accuracy."""
+    """Return the figures of a training by name: local loss (the paper's Figure 3) or loss, goodness, accuracy, R²."""
 
     def units(prefix: str, scale: float = 1) -> dict[int, Points]:
         return {
@@ -84,6 +84,8 @@ def training_curves(history: Mapping[str, Points]) -> dict[str, Figure]:
     if votes:
         alone = {"": units("val/accuracy/unit_", 100)}
         figures["accuracy"] = curves("Validation accuracy", "accuracy (%)", alone, votes)
+    if determined := whole(vote="val/r2"):
+        figures["r2"] = curves("R² of validation data", "R²", {"": units("val/r2/unit_")}, determined)
     return figures
 
 

@@ -33,7 +33,8 @@ def metric_texts(trainer: L.Trainer, validated: bool = True) -> list[str]:
     metrics = trainer.callback_metrics
     texts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
     names = ("val/accuracy", "val/probe_accuracy") if validated else ()
-    return [*texts, *(f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics)]
+    texts += [f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics]
+    return [*texts, *(f"{name} {metrics[name]:.4f}" for name in ("val/r2",) if validated and name in metrics)]
 
 
 def unit_table(module: nn.Module, optimizers: Sequence[Optimizer]) -> Table:
@@ -92,8 +93,10 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         "local\nloss": "loss",
         "accuracy": "accuracy",
     }
+    if f"{stage}/r2" in metrics:  # a regression
+        columns = {title: name for title, name in columns.items() if name != "accuracy"} | {"R²": "r2"}
     seen = [name.removeprefix(f"{stage}/").rpartition("/unit_")[0] for name in metrics if "/unit_" in name]
-    columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy") or name in seen}
+    columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy", "r2") or name in seen}
     if "loss" not in seen:
         columns = {"loss" if name == "loss" else title: name for title, name in columns.items()}
     lines = [["", *columns]]
@@ -105,7 +108,12 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         units += 1
     empty = [""] * (len(columns) - 2)
     loss = _number(metrics, f"{stage}/loss", "loss")
-    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/accuracy", "accuracy")])
+    kind = "r2" if f"{stage}/r2" in metrics else "accuracy"
+    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/{kind}", kind)])
+    further = {"mean absolute error": "mae", "coverage": "coverage", "interval width": "interval_width"}
+    for title, name in further.items():
+        if f"{stage}/{name}" in metrics:
+            lines.append([title, *empty, "", _number(metrics, f"{stage}/{name}", name)])
     if f"{stage}/probe_accuracy" in metrics:
         lines.append(["linear probe", *empty, "", _number(metrics, f"{stage}/probe_accuracy", "accuracy")])
     return lines

@@ -11,6 +11,7 @@ from intff_lightning.reproduce import paper
 from intff_lightning.reproduce.characteristics import command as characteristics
 from intff_lightning.reproduce.options import Subcommand, add_common_arguments, results_folder
 from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES
+from intff_lightning.reproduce.tasks import command as tasks
 
 _HELP = """Rebuild the tables and figures of "The Integrated Forward-Forward Algorithm" (Tang, 2023), and surpass them.
 
@@ -46,6 +47,7 @@ def _tune(arguments: argparse.Namespace, line: str) -> None:
 SUBCOMMANDS = [
     *paper.SUBCOMMANDS,
     characteristics.SUBCOMMAND,
+    tasks.SUBCOMMAND,
     Subcommand(
         "tune",
         "search settings by Optuna, on validation data only",

@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import float_pixels
-from intff_lightning.reproduce.characteristics.calibration import fit_temperature
 from intff_lightning.reproduce.characteristics.networks import Trained
 from intff_lightning.reproduce.characteristics.reading import scores
+from intff_lightning.temperature import fit_temperature
 
 Score = Callable[[Tensor], Tensor]
 """Returns scores ``(B, C)`` of images ``(B, *)`` in [0, 1], with a gradient."""

@@ -9,7 +9,6 @@ Before calibration T is 1. After it, T is the one temperature that minimizes the
 data (Guo et al. 2017). It changes no prediction.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,21 +16,19 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure  # not pyplot: no global state, no window
-from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from intff_lightning.errors import DataError
 from intff_lightning.reporting.plots import STYLES, save
 from intff_lightning.reproduce.characteristics.networks import Trained
 from intff_lightning.reproduce.characteristics.reading import scores
+from intff_lightning.temperature import fit_temperature
 
 BINS = 15
 """Bins of confidence, of equal width."""
 BEFORE, AFTER = "before", "after calibration"
 CONFIDENCE, RIGHT = "mean confidence", "share of right predictions"
-_RANGE = 12.0  # of the logarithm of the temperature over the scores' standard deviation
 
 
 class Bin(NamedTuple):
@@ -71,29 +68,6 @@ def shown(row: dict[str, Any]) -> bool:
 def probabilities(score: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the softmax of scores ``(N, C)`` divided by a temperature, float64 ``(N, C)``."""
     return (score.double() / temperature).softmax(1)
-
-
-def fit_temperature(score: Tensor, target: Tensor) -> float:
-    """Return the temperature that minimizes the negative log-likelihood of scores ``(N, C)`` under targets ``(N,)``.
-
-    The likelihood has one maximum in the logarithm of T, because it is concave in 1/T. If all scores are right, a lower
-    temperature is never worse, and if they are worse than none, a higher one. The search ends at e^12 times the scores'
-    standard deviation, in either direction: probabilities are 0 and 1 there, or all equal.
-
-    Raises:
-        DataError: Scores are not finite, or the same for every class of every sample.
-    """
-    score = score.double()
-    scale = float((score - score.mean(1, keepdim=True)).square().mean().sqrt())
-    if not (math.isfinite(scale) and scale > 0):
-        raise DataError("scores that are not finite, or all equal, have no temperature.")
-
-    def loss(logarithm: float) -> float:
-        return float(cross_entropy(score / math.exp(logarithm), target))
-
-    middle = math.log(scale)
-    found = minimize_scalar(loss, bounds=(middle - _RANGE, middle + _RANGE), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
 
 
 def calibration_error(probability: Tensor, target: Tensor) -> float:

@@ -1,0 +1,349 @@
+"""TableDataModule: the rows of a CSV file or a data frame."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import Self
+
+from intff_lightning.datamodules.columns import (
+    MISSING,
+    Columns,
+    Preprocessing,
+    numbers,
+    read_table,
+    rows_of,
+    text,
+    value_names,
+)
+from intff_lightning.datamodules.datasets import Part
+from intff_lightning.datamodules.loading import InMemoryDataset, range_of
+from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.draws import Draws
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
+from intff_lightning.recipe import from_recipe
+
+_TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
+_SIZE = 0.2
+_TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
+
+
+class TableDataModule(PairedDataModule):
+    """Rows of a table with numeric and categorical columns; samples have the shape (D,).
+
+    A column whose training rows hold only numbers is numeric: it is standardized, and a missing value becomes the mean,
+    beside a feature that says so. Any other column is categorical, with one feature per category (see
+    :class:`~intff_lightning.datamodules.columns.Preprocessing`). All of this is fitted on training rows alone, and
+    checkpoints keep it, so a trained network reads new tables as it read its own.
+
+    Validation and test rows come from tables of their own, or from the rows that a column names (``split``); else they
+    are drawn, as a function of (``val_seed``, row). Rows of data frames count in their order, without their index.
+
+    Args:
+        table: Training data: path of a CSV file whose first line names the columns, ``sklearn:NAME`` for a data set
+            that comes with scikit-learn (``sklearn:wine``, target ``target``), a pandas or polars frame, or a mapping
+            of names to columns. ``None`` if there is nothing to train.
+        target: Name of the column to predict. Rows to predict may lack it.
+        val_table: Validation data, like ``table``.
+        test_table: Test data, like ``table``.
+        predict_table: Rows to predict, like ``table``; ``None`` takes the test data.
+        split: Name of a column of ``table`` whose values are ``train``, ``val`` and ``test``.
+        test_size: Number of rows, or below 1 the share, that become test data; 0 for none.
+        categorical: Columns that hold numbers and are to be read as categories.
+        ignore: Columns to leave out, such as a name or a number of the row.
+        missing: Texts that stand for a missing value, beside empty cells and NaN.
+        separator: Character between the cells of a CSV file.
+        preprocessing: What was fitted on the training rows, from a checkpoint; ``None`` fits it.
+        **options: Arguments of :class:`PairedDataModule`; ``regression: true`` predicts a number. ``val_size`` is 0.2
+            by default.
+
+    Raises:
+        ConfigurationError: Arguments that cannot work, or that have no effect.
+    """
+
+    draws_test_samples = True
+
+    def __init__(
+        self,
+        table: Any = None,
+        target: str | None = None,
+        val_table: Any = None,
+        test_table: Any = None,
+        predict_table: Any = None,
+        split: str | None = None,
+        test_size: float = _SIZE,
+        categorical: list[str] | None = None,
+        ignore: list[str] | None = None,
+        missing: list[str] | None = None,
+        separator: str = ",",
+        preprocessing: dict[str, Any] | None = None,
+        val_size: float = _SIZE,
+        **options: Any,
+    ) -> None:
+        given: dict[Part, Any] = dict(zip(_TABLES, (table, val_table, test_table, predict_table), strict=True))
+        table = val_table = test_table = predict_table = None  # Lightning looks here, and cannot compare data frames
+        super().__init__(val_size=val_size, **options)
+        if not test_size >= 0 or (test_size >= 1 and test_size != int(test_size)):
+            raise ConfigurationError(
+                f"test_size={test_size}: a number of rows or a share below 1 is needed, 0 or more."
+            )
+        if len(separator) != 1:
+            raise ConfigurationError(f"separator={separator!r}: one character is needed.")
+        self._given_tables = given
+        if all(table is None for table in given.values()):
+            raise ConfigurationError("TableDataModule has no data: give table=, a CSV file or a data frame.")
+        self.target, self.split, self.test_size, self.separator = target, split, test_size, separator
+        self.categorical, self.ignore = list(categorical or ()), list(ignore or ())
+        self.missing = MISSING if missing is None else tuple(missing)
+        self._tables: dict[Part, Columns | None] = {}
+        self._index: dict[Part, Tensor] | None = None
+        self._preprocessing: Preprocessing | None = None
+        self._names: list[str] | None = None
+        self._range: list[float] | None = None
+        if preprocessing is not None:
+            self._adopt(preprocessing)
+        self._check_split()
+
+    def init_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, with ``None`` for tables in memory: a checkpoint holds no rows."""
+        given = super().init_arguments()
+        in_memory = {name for name in _TABLES.values() if not isinstance(given.get(name), str | Path | None)}
+        return {name: None if name in in_memory else value for name, value in given.items()}
+
+    def _check_split(self) -> None:
+        """Refuse options of a division that would have no effect."""
+        own = {part: self._given_tables[part] is not None for part in ("val", "test")}
+        if self.split is not None and (own["val"] or own["test"]):
+            raise ConfigurationError("split names the rows of each part, so leave val_table and test_table out.")
+        if own["val"]:
+            self._refuse_size("val_size", "val_table gives the validation data")
+        if own["test"]:
+            self._refuse_size("test_size", "test_table gives the test data")
+        if self.split is not None:
+            self._refuse_size("test_size", f"column {self.split!r} names the test rows")
+
+    def _refuse_size(self, name: str, why: str) -> None:
+        size = self.init_arguments().get(name)
+        if size not in (None, _SIZE):  # the command line and recipes give every option
+            raise ConfigurationError(f"{name}={size} has no effect: {why}. Leave {name} out.")
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
+        """Return the data of a checkpoint, with what was fitted on their training rows.
+
+        Args:
+            path: Path of the checkpoint.
+            **options: Arguments that take the place of those in the checkpoint, such as ``predict_table``.
+
+        Raises:
+            CheckpointError: The network was trained on other data than a table.
+        """
+        recipe = torch.load(path, map_location="cpu", weights_only=True).get("recipes", {}).get("data", {})
+        if not recipe.get("init_args", {}).get("preprocessing"):
+            raise CheckpointError(f"{path}: its network was not trained on a table (TableDataModule).")
+        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items()}
+        return cls(**{**arguments, **options})
+
+    # ---------------------------------------------------------------- what was fitted
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Values of the target column in the order of the classes; ``None`` for regression."""
+        if self.regression:
+            return None
+        self._fit()
+        return self._names
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape (D,) of a sample; the training table is not read again if a checkpoint tells it."""
+        return (len(self.feature_names),)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features of a sample, such as ``age``, ``missingindicator_age`` and ``port_C``."""
+        return self._fit().features
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What was fitted on the training rows, in plain values; checkpoints keep it."""
+        state = self._fit().state()
+        return {**state, "target": self.target, "classes": self._names, "target_range": self._range}
+
+    def _adopt(self, state: Mapping[str, Any]) -> None:
+        self._preprocessing = Preprocessing(state)
+        self._names, self._range = state["classes"], state["target_range"]
+        if self.regression is not (self._names is None):
+            raise ConfigurationError(f"regression={self.regression}, and the network was trained for the other task.")
+        self._tell()
+
+    def _tell(self) -> None:
+        """Note what was fitted where checkpoints and the network look for it."""
+        if self._names is not None:
+            self._num_classes = self.inner.num_classes = len(self._names)
+        if self._range is not None:
+            self._target_range = self._range
+        self.hparams["preprocessing"] = self.preprocessing
+
+    def _fit(self) -> Preprocessing:
+        """Fit on the training rows, at the first call."""
+        if self._preprocessing is None:
+            table, where = self._table("train"), self._where("train")
+            if table is None:
+                raise ConfigurationError(
+                    f"{type(self).__name__} has no training rows, and does not know what was fitted on them:\n"
+                    "give table=, or preprocessing= from a checkpoint."
+                )
+            names = [name for name in table if name not in (self.target, self.split, *self.ignore)]
+            self._check_columns(table, where)
+            if not names:
+                raise DataError(f"{where}: no column is left beside the target.")
+            target = self._target_cells(table, where)
+            index = self._rows()
+            rows = rows_of(table, index["train"].numpy())
+            self._preprocessing = Preprocessing().fit(rows, names, self.categorical, where)
+            if self.regression:
+                trained = numbers(target[index["train"].numpy()], str(self.target), where)
+                self._range = range_of(torch.from_numpy(trained).float())
+            else:
+                seen = torch.cat([index["train"], index["val"]]).numpy()
+                own = self._table("val")
+                more = [] if own is None else self._target_cells(own, self._where("val"))
+                self._names = value_names([*target[seen], *more])
+            self._tell()
+        return self._preprocessing
+
+    def _check_columns(self, table: Columns, where: str) -> None:
+        if self.target is None:
+            raise ConfigurationError(
+                f"{where}: which column is to be predicted? Give target=, one of {', '.join(table)}."
+            )
+        for name in (self.target, *self.categorical, *self.ignore, *([self.split] if self.split else [])):
+            if name not in table:
+                raise ConfigurationError(f"{where}: there is no column {name!r}. Its columns are {', '.join(table)}.")
+
+    def _target_cells(self, table: Columns, where: str) -> Any:
+        """Return the target of every row."""
+        if self.target not in table:
+            raise DataError(f"{where}: there is no column {self.target!r}, the target.")
+        cells = table[str(self.target)]
+        gone = [row for row, cell in enumerate(cells) if cell is None]
+        if gone:
+            raise DataError(
+                f"{where}: {len(gone)} rows have no value of the target {self.target!r}, the first of them is row "
+                f"{gone[0]}. Remove them, or predict them by predict_table=."
+            )
+        return cells
+
+    # ---------------------------------------------------------------- tables and rows
+
+    def _where(self, part: Part) -> str:
+        given = self._given_tables[part]
+        return str(given) if isinstance(given, str) else _TABLES[part]
+
+    def _table(self, part: Part) -> Columns | None:
+        """Return the table that was given for a part, read at the first call."""
+        if part not in self._tables:
+            given = self._given_tables[part]
+            read = None if given is None else read_table(given, self._where(part), self.separator, self.missing)
+            self._tables[part] = read
+        return self._tables[part]
+
+    def _rows(self) -> dict[Part, Tensor]:
+        """Return the rows of ``table`` that belong to each part."""
+        if self._index is None:
+            table = self._table("train")
+            assert table is not None  # the caller has looked
+            size = len(next(iter(table.values())))
+            if self.split is not None:
+                self._check_columns(table, self._where("train"))
+                self._index = self._named(table[self.split], size)
+            else:
+                drawn = self._table("test") is None and self.test_size
+                count = (round(self.test_size * size) if self.test_size < 1 else int(self.test_size)) if drawn else 0
+                order = Draws(self.val_seed, 0, torch.arange(size), stream=_TEST).shuffle()
+                self._index = {"test": order[:count].sort().values, "train": order[count:].sort().values}
+            if "val" not in self._index:
+                held_out = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
+                rows = self._index["train"]
+                order = Draws(self.val_seed, 0, rows).shuffle()
+                self._index |= {
+                    "val": rows[order[:held_out]].sort().values,
+                    "train": rows[order[held_out:]].sort().values,
+                }
+            if not len(self._index["train"]):
+                raise ConfigurationError(f"{self._where('train')}: no row is left to train on.")
+        return self._index
+
+    def _named(self, cells: Any, size: int) -> dict[Part, Tensor]:
+        """Return the rows that a column names."""
+        parts: tuple[Part, ...] = ("train", "val", "test")
+        strange = [cell for cell in cells if cell not in parts]
+        if strange:
+            raise DataError(f"column {self.split!r} has the value {strange[0]!r}, and train, val or test are needed.")
+        found: dict[Part, Tensor] = {part: torch.arange(size)[torch.from_numpy(cells == part)] for part in parts}
+        if len(found["val"]):
+            self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
+        else:
+            del found["val"]
+        return found
+
+    def load(self, part: Part) -> Dataset[Any] | None:
+        """Return the rows of a part, with samples ``(D,)`` float32.
+
+        Raises:
+            DataError: The table cannot be read, a column is missing, or a value is refused.
+        """
+        own = self._table(part)
+        if part == "train" or own is None:
+            whole = self._table("train")
+            index = None if whole is None or part == "predict" else self._rows()[part]
+            if whole is None or index is None or not len(index):
+                return None
+            own = rows_of(whole, index.numpy())
+        where = self._where(part)
+        samples = self._fit().transform(own, where)
+        return InMemoryDataset(samples, self._target(own, part, where), regression=self.regression)
+
+    def _target(self, table: Columns, part: Part, where: str) -> Tensor:
+        """Return numbers, or classes, of the rows of a part; -1 for those to predict."""
+        if part == "predict":
+            return torch.full((len(next(iter(table.values()))),), -1.0 if self.regression else -1)
+        cells = self._target_cells(table, where)
+        if self.regression:
+            return torch.from_numpy(numbers(cells, str(self.target), where).astype(np.float32))
+        classes = {name: number for number, name in enumerate(self._names or ())}
+        strange = sorted({text(cell) for cell in cells} - classes.keys())
+        if strange:
+            raise DataError(
+                f"{where}: the target {self.target!r} has the value {strange[0]!r}, which no row for training has.\n"
+                f"The classes are {', '.join(list(classes)[:10])}."
+            )
+        return torch.tensor([classes[text(cell)] for cell in cells])
+
+    def divide(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
+        """Keep all rows: :meth:`load` has divided them, to fit on training rows alone."""
+        size = len(train)  # type: ignore[arg-type]  # map-style
+        return torch.arange(size), torch.arange(0)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "preprocessing": self.preprocessing}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Read tables as the network of the checkpoint did."""
+        super().load_state_dict(state_dict)
+        saved = state_dict["preprocessing"]
+        if saved != self.preprocessing:
+            if self.trainer is not None and self.trainer.state.fn == "fit":
+                raise CheckpointError(
+                    "the training rows are not those of the checkpoint: their means or categories differ.\n"
+                    "Resume with the same table, or train anew."
+                )
+            self.inner.forget()
+            self._adopt(saved)

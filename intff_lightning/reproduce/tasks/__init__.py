@@ -1,0 +1,1 @@
+"""Tasks beyond the paper's: ``python -m intff_lightning.reproduce tasks``."""

@@ -1,0 +1,311 @@
+"""Tables: columns become numbers by what is fitted on training rows, and checkpoints keep it."""
+
+import csv
+import io
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.cli import main
+from intff_lightning.datamodules import TableDataModule
+from intff_lightning.datamodules.columns import Preprocessing, read_table
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
+
+ROWS = """age,port,fare,class,id
+22,S,7.25,third,a
+38,C,71.5,first,b
+,S,8.0,third,c
+35,,53.0,first,d
+54,Q,?,second,e
+2,S,21.0,third,f
+"""
+
+
+def _file(text, name="table.csv"):
+    Path(name).write_text(text)
+    return name
+
+
+def _table(**columns):
+    return read_table(columns, "table")
+
+
+def _columns(count=60, seed=0):
+    """Return a table whose class follows from a number and a category."""
+    random = np.random.default_rng(seed)
+    x, kind = random.normal(5, 3, count), random.choice(["b", "a", "c"], count)
+    target = np.where(x > 5, "up", np.where(kind == "a", "down", "level"))
+    return {"x": list(x), "kind": list(kind), "goal": list(target)}
+
+
+# -------------------------------------------------------------------- reading and preprocessing
+
+
+def test_features_are_those_computed_by_hand():
+    table = read_table(_file(ROWS), "table")
+    fitted = Preprocessing().fit(table, ["age", "port", "fare"], [], "table")
+    assert fitted.features == [
+        "age", "fare", "missingindicator_age", "missingindicator_fare", "port_", "port_C", "port_Q", "port_S",
+    ]  # fmt: skip
+    age, fare = np.array([22, 38, np.nan, 35, 54, 2]), np.array([7.25, 71.5, 8, 53, np.nan, 21])
+    by_hand = []
+    for column in (age, fare):
+        by_hand.append(np.nan_to_num((column - np.nanmean(column)) / np.nanstd(column)))
+    by_hand += [np.isnan(age), np.isnan(fare)]
+    by_hand += [np.array([port == name for port in ("S", "C", "S", "", "Q", "S")]) for name in ("", "C", "Q", "S")]
+    got = fitted.transform(table, "table")
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, np.stack(by_hand, 1), atol=1e-6)
+
+
+def test_what_was_fitted_does_not_depend_on_other_rows():
+    training = _table(x=[1.0, 3.0], kind=["a", "b"])
+    fitted = Preprocessing().fit(training, ["x", "kind"], [], "table")
+    with pytest.warns(UserWarning, match=r"1 rows have categories in column 'kind' that no training row has \(z\)"):
+        got = fitted.transform(_table(x=[100.0, None], kind=["z", None]), "new")
+    assert got.tolist() == [[98.0, 0.0, 0.0], [0.0, 0.0, 0.0]]  # (100 - 2) / 1; a gap becomes the mean
+
+
+def test_preprocessing_is_rebuilt_to_the_same_bits_from_plain_values():
+    random = np.random.default_rng(0)
+    columns = {
+        "year": [2000 + value * 1e-3 for value in random.random(50)],  # a mean far above the spread
+        "one": [4.0] * 50,
+        "gaps": [None if value < 0.3 else value for value in random.random(50)],
+        "kind": [None if value < 0.2 else f"k{int(9 * value)}" for value in random.random(50)],
+    }
+    table = read_table(columns, "table")
+    fitted = Preprocessing().fit(table, list(columns), [], "table")
+    rebuilt = Preprocessing(json.loads(json.dumps(fitted.state())))
+    assert rebuilt.features == fitted.features
+    assert torch.equal(rebuilt.transform(table, "table"), fitted.transform(table, "table"))
+    assert rebuilt.state() == fitted.state()
+
+
+def test_files_mappings_and_frames_are_alike():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(io.StringIO(ROWS), na_values=["?"])
+    frame["port"] = frame["port"].astype("category")
+    rows = list(csv.DictReader(io.StringIO(ROWS)))
+    mapping = {name: [row[name] for row in rows] for name in rows[0]}
+    options = {"target": "class", "ignore": ["id"], "test_size": 0, "val_size": 0}
+    made = [TableDataModule(table, **options) for table in (_file(ROWS), mapping, frame)]
+    first, *others = [each.dataset("train") for each in made]
+    assert [each.feature_names for each in made[1:]] == [made[0].feature_names] * 2
+    for other in others:
+        assert torch.equal(first.image, other.image)
+        assert torch.equal(first.target, other.target)
+
+
+def test_a_frame_of_nullable_numbers_has_gaps():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"n": pandas.array([1, None, 3], dtype="Int64"), "s": pandas.array(["a", None, "b"])})
+    cells = read_table(frame, "frame")
+    assert cells["n"].tolist() == [1, None, 3]
+    assert cells["s"].tolist() == ["a", None, "b"]
+
+
+def test_numbers_may_be_categories_and_classes_are_sorted_as_what_they_are():
+    table = {"zone": [10, 2, 10, 33], "x": [1.0, 2.0, 3.0, 4.0], "goal": [10, 9, 10, 9]}
+    data = TableDataModule(table, target="goal", categorical=["zone"], test_size=0, val_size=0)
+    assert data.feature_names == ["x", "zone_10", "zone_2", "zone_33"]
+    assert data.class_names == ["9", "10"]  # by size
+    assert data.num_classes == 2
+    assert data.dataset("train").target.tolist() == [1, 0, 1, 0]
+    assert data.input_shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "classes", "shape"),
+    [("wine", "target", ["class_0", "class_1", "class_2"], (13,)), ("linnerud", "Waist", None, (5,))],
+)
+def test_data_of_scikit_learn_are_named(name, target, classes, shape):
+    data = TableDataModule(f"sklearn:{name}", target=target, regression=classes is None)
+    assert data.input_shape == shape
+    assert data.class_names == classes
+
+
+# -------------------------------------------------------------------- parts
+
+
+def test_parts_are_drawn_by_row_and_fitted_on_training_rows_alone():
+    table = _columns(200)
+    data = TableDataModule(table, target="goal", test_size=40, val_size=0.25, seed=1)
+    sizes = [len(data.dataset(part)) for part in ("train", "val", "test")]
+    assert sizes == [120, 40, 40]
+    numbers = [data.dataset(part).image[:, 0] for part in ("train", "val", "test")]
+    assert abs(float(numbers[0].mean())) < 1e-6  # standardized by its own mean
+    assert float(numbers[0].double().std(correction=0)) == pytest.approx(1, abs=1e-6)
+    assert abs(float(torch.cat(numbers[1:]).mean())) > 1e-3  # and the others by that of the training rows
+    rebuilt = sorted(torch.cat(numbers).tolist())
+    assert len(set(rebuilt)) == 200  # every row is in one part
+    again = TableDataModule(table, target="goal", test_size=40, val_size=0.25, seed=2)
+    assert torch.equal(again.dataset("test").image, data.dataset("test").image)  # another seed draws no other rows
+    other = TableDataModule(table, target="goal", test_size=40, val_size=0.25, val_seed=1)
+    assert not torch.equal(other.dataset("test").target, data.dataset("test").target)
+
+
+def test_a_column_or_further_tables_name_the_parts():
+    table = _columns(30)
+    named = {**table, "part": ["train"] * 20 + ["val"] * 6 + ["test"] * 4}
+    by_column = TableDataModule(named, target="goal", split="part")
+    cut = [{name: column[start:end] for name, column in table.items()} for start, end in ((0, 20), (20, 26), (26, 30))]
+    by_table = TableDataModule(cut[0], target="goal", val_table=cut[1], test_table=cut[2])
+    assert by_column.feature_names == ["x", "kind_a", "kind_b", "kind_c"]
+    for part, size in (("train", 20), ("val", 6), ("test", 4)):
+        assert len(by_column.dataset(part)) == size
+        assert torch.equal(by_column.dataset(part).image, by_table.dataset(part).image)
+        assert torch.equal(by_column.dataset(part).target, by_table.dataset(part).target)
+
+
+def _all_parts(**options):
+    data = TableDataModule(**options)
+    return [data.dataset(part) for part in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "which column is to be predicted"),
+        ({"target": "gaol"}, "there is no column 'gaol'"),
+        ({"target": "goal", "ignore": ["y"]}, "there is no column 'y'"),
+        ({"target": "goal", "separator": ", "}, "one character"),
+        ({"target": "goal", "test_size": 1.5}, "test_size=1.5"),
+        ({"target": "goal", "split": "kind"}, "'kind' has the value"),
+        ({"target": "goal", "split": "part"}, "there is no column 'part'"),
+        ({"target": "goal", "split": "x", "test_table": {"x": [1]}}, "leave val_table and test_table out"),
+        ({"target": "goal", "val_table": _columns(3), "val_size": 0.3}, "val_size=0.3 has no effect"),
+        ({"target": "goal", "test_table": _columns(3), "test_size": 0.3}, "test_size=0.3 has no effect"),
+        ({"target": "goal", "val_size": 60, "test_size": 0}, "leaves nothing of 60"),
+        ({"target": "goal", "regression": True}, "in column 'goal' .* is no finite number"),
+        ({"table": None, "target": "goal"}, "no data"),
+        ({"table": 3, "target": "goal"}, "table is of type int"),
+        ({"table": "sklearn:boston", "target": "target"}, "choose from iris"),
+        ({"table": {"x": [1.0, 2.0], "goal": ["a", None]}, "target": "goal"}, "1 rows have no value of the target"),
+        ({"table": {"x": [1.0, 2.0], "y": [1.0]}, "target": "y"}, "different lengths"),
+        ({"table": {"x": [None, None], "goal": ["a", "b"]}, "target": "goal", "test_size": 0}, "no value in the train"),
+        ({"table": {"goal": ["a", "b"]}, "target": "goal"}, "no column is left"),
+        ({"table": "missing.csv", "target": "goal"}, "missing.csv is no table that can be read"),
+    ],
+)
+def test_what_cannot_work_is_refused(options, message):
+    with pytest.raises((ConfigurationError, DataError), match=message):
+        _all_parts(**{"table": _columns(), **options})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3\n", "line 3: there are 1 cells, and 2 columns"),
+        ("a,a\n1,2\n", "names the column 'a' twice"),
+        ("", "is empty"),
+        ('a,b\n1,"2\n', "is no table that can be read"),
+    ],
+)
+def test_damaged_files_are_refused(text, message):
+    with pytest.raises(DataError, match=message):
+        read_table(_file(text), "table")
+
+
+def test_many_categories_are_warned_of_and_strange_values_refused():
+    many = {"name": [f"n{number}" for number in range(60)], "x": [1.0] * 60, "goal": ["a", "b"] * 30}
+    data = TableDataModule(many, target="goal", test_size=0, val_size=0)
+    with pytest.warns(UserWarning, match="column 'name' has 60 categories in 60 training rows"):
+        data.dataset("train")
+    data = TableDataModule(_columns(), target="goal", test_table={"x": ["high"], "kind": ["a"], "goal": ["up"]})
+    with pytest.raises(DataError, match=r"test_table: 'high' in column 'x' \(row 0\) is no finite number"):
+        data.dataset("test")
+    data = TableDataModule(_columns(), target="goal", test_table={"x": [1], "kind": ["a"], "goal": ["sideways"]})
+    with pytest.raises(DataError, match="the value 'sideways', which no row for training has"):
+        data.dataset("test")
+    data = TableDataModule(_columns(), target="goal", test_table={"x": [1], "goal": ["up"]})
+    with pytest.raises(DataError, match="there is no column 'kind', which the network reads"):
+        data.dataset("test")
+
+
+# -------------------------------------------------------------------- with a network
+
+
+def test_a_checkpoint_reads_new_tables_as_its_network_did(trainer):
+    table = _columns(200)
+    data = TableDataModule(table, target="goal", batch_size=32)
+    fit = trainer(max_epochs=2)
+    fit.fit(IntFFModule([DenseUnit([12])]), data)
+    fit.save_checkpoint("some.ckpt")
+    new = {"kind": ["c", "a"], "x": ["7.5", ""]}  # other columns in another order, and no target
+
+    module = IntFFModule.load_from_checkpoint("some.ckpt")
+    again = TableDataModule.from_checkpoint("some.ckpt", predict_table=new)
+    assert again.init_arguments()["table"] is None  # it cannot be in a checkpoint, and is not needed
+    (scores,) = trainer().predict(module, again)
+    columns = data.feature_names
+    mean, scale = (data.preprocessing["numeric"]["x"][key] for key in ("mean", "scale"))
+    rows = torch.zeros(2, len(columns))
+    rows[0, columns.index("x")] = (7.5 - mean) / scale
+    rows[0, columns.index("kind_c")] = rows[1, columns.index("kind_a")] = 1
+    torch.testing.assert_close(scores, module(rows).detach())
+    assert again.class_names == ["down", "level", "up"]
+
+    # other training rows would be standardized otherwise; the checkpoint's values are taken
+    other = TableDataModule({**table, "x": [value + 10 for value in table["x"]]}, target="goal", predict_table=new)
+    (same,) = trainer().predict(module, other, ckpt_path="some.ckpt")
+    torch.testing.assert_close(same, scores)
+    changed = TableDataModule({**table, "x": [value + 10 for value in table["x"]]}, target="goal")
+    with pytest.raises(CheckpointError, match="the training rows are not those of the checkpoint"):
+        trainer(max_epochs=3).fit(module, changed, ckpt_path="some.ckpt")
+    with pytest.raises(ConfigurationError, match="does not know what was fitted"):
+        trainer().predict(module, TableDataModule(predict_table=new))
+    torch.save({"recipes": {}}, "none.ckpt")
+    with pytest.raises(CheckpointError, match="was not trained on a table"):
+        TableDataModule.from_checkpoint("none.ckpt")
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_resumes_and_predicts_new_rows(capsys, blank_figures):
+    columns = _columns(150)
+    with open("table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
+    unit = {"class_path": "DenseUnit", "init_args": {"widths": [32, 32]}}
+    model = {
+        "units": [unit],
+        "normalization": {"class_path": "UnitL2", "init_args": {"gain": 10}},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+    }
+    table = {"table": "table.csv", "target": "goal", "batch_size": 16}
+    config = {
+        "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+        "model": {"class_path": "IntFFModule", "init_args": model},
+        "data": {"class_path": "TableDataModule", "init_args": table},
+    }
+    Path("table.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "table.yaml"]) == 0, capsys.readouterr().err
+    assert main(["fit", "--config", "table.yaml", "--trainer.max_epochs", "12", "--ckpt_path", "last"]) == 0
+    Path("table.csv").unlink()
+    Path("new.csv").write_text("kind,x\na,2\nb,9\n")
+    new = ["--ckpt_path", "best", "--data.predict_table", "new.csv"]
+    assert main(["predict", *new]) == 0, capsys.readouterr().err
+    (path,) = Path("lightning_logs").rglob("predictions.csv")
+    head, *rows = list(csv.reader(path.read_text().splitlines()))
+    assert head == ["index", "label", "score_down", "score_level", "score_up"]
+    assert [row[1] for row in rows] == ["down", "up"]
+    Path("new.yaml").write_text("data: {class_path: TableDataModule, init_args: {predict_table: new.csv}}")
+    assert main(["predict", "--ckpt_path", "best", "--config", "new.yaml"]) == 0, capsys.readouterr().err
+    first, second = sorted(Path("lightning_logs").rglob("predictions.csv"))
+    assert first.read_text() == second.read_text()
+
+
+def test_nothing_is_warned_of_in_an_ordinary_run(trainer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+        data = TableDataModule(_columns(), target="goal", batch_size=32)
+        trainer().fit(IntFFModule([DenseUnit([8])]), data)
