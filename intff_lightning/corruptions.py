@@ -11,6 +11,7 @@ from intff_lightning.draws import Draws, splitmix64
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import float_pixels
 from intff_lightning.recipe import Recorded
+from intff_lightning.sequences import network_input
 
 _EPOCH = -1  # no real epoch, so that a corruption shares no draw with negatives and augmentation
 _CHUNK = 4096
@@ -99,7 +100,7 @@ def _in_chunks(
         part = slice(start, start + _CHUNK)
         index = torch.arange(first + start, first + start + len(target[part]), device=target.device)
         draws = Draws(seed, _EPOCH, index)
-        clean = float_pixels(image[part]), target[part]
+        clean = network_input(image[part], torch.float32), target[part]
         parts.append(corruption(*clean, num_classes=num_classes, mean=mean.to(image.device), generator=draws))
     images, targets = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(targets)
@@ -118,6 +119,8 @@ class GaussianPixels(Corruption):
         self.std = std
 
     def corrupt(self, image: Tensor, target: Tensor, *, num_classes: int, mean: Tensor, generator: Draws) -> Samples:
+        if not image.is_floating_point():
+            raise ConfigurationError(f"{type(self).__name__} needs pixels, and these are token ids: use LabelNoise.")
         return image + self.std * generator.normal(*image.shape[1:]).to(image.dtype), target
 
 

@@ -46,6 +46,7 @@ from intff_lightning.optim import (
 from intff_lightning.pairs import data_share, images_to_predict
 from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
 from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
+from intff_lightning.sequences import shape_of
 
 
 class StepOutput(dict[str, Tensor]):
@@ -63,6 +64,9 @@ class StepOutput(dict[str, Tensor]):
     def copy(self) -> "StepOutput":
         """Return a copy of this type; Lightning hands a copy to callbacks."""
         return StepOutput(self)
+
+
+FROM_DATA = ("input_shape", "num_classes", "vocabulary")  # arguments that the data supply if nobody gives them
 
 
 class Network(Recorded, ExampleInputs):
@@ -92,7 +96,7 @@ class Network(Recorded, ExampleInputs):
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        record(self, input_shape=None, num_classes=None)
+        record(self, **dict.fromkeys(FROM_DATA))
 
     # ---------------------------------------------------------------- building
 
@@ -102,16 +106,15 @@ class Network(Recorded, ExampleInputs):
         check_clipping(trainer.gradient_clip_val)
         if trainer.accumulate_grad_batches < 1:
             raise ConfigurationError(f"accumulate_grad_batches={trainer.accumulate_grad_batches}: give 1 or more.")
-        callbacks = trainer.callbacks
-        if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+        if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
             raise ConfigurationError(
                 "the learning-rate finder looks for one learning rate of one optimizer, which this module does not "
                 "have:\ncompare a few learning rates by their val/accuracy instead."
             )
-        self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
-        if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in callbacks):
+        self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
+        if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in trainer.callbacks):
             # they look at the layers in their `setup`
-            callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
+            trainer.callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
         return []
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
@@ -130,9 +133,9 @@ class Network(Recorded, ExampleInputs):
 
     def _ask_datamodule(self) -> None:
         datamodule = datamodule_of(self)
-        for name in ("input_shape", "num_classes"):
+        for name in FROM_DATA:
             mine, theirs = self.hparams[name], getattr(datamodule, name, None)
-            if mine is not None and theirs is not None and to_recipe(mine) != to_recipe(theirs):
+            if theirs is not None and (self._built or mine is not None) and to_recipe(mine) != to_recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
             self.hparams[name] = to_recipe(theirs if mine is None else mine)
 
@@ -142,7 +145,7 @@ class Network(Recorded, ExampleInputs):
             self._ask_datamodule()  # weight averaging calls this before `setup`
         input_shape, num_classes = self.hparams["input_shape"], self.hparams["num_classes"]
         if not self._built and input_shape is not None and num_classes is not None:
-            self.build(tuple(input_shape), num_classes)
+            self.build(shape_of(input_shape, self.hparams["vocabulary"]), num_classes)
             self._built = True
             if self.dtype != torch.float32:  # the network was cast before its layers existed
                 self.to(self.dtype)
@@ -321,8 +324,7 @@ class Network(Recorded, ExampleInputs):
                     checkpoint["callbacks"].pop(name, None)
                     checkpoint["callbacks"].update({name: state} if state else {})
             epoch, batch = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
-            between = epoch.processed == epoch.started
-            cut = between and epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
+            cut = epoch.processed == epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
             if cut and "loops" in checkpoint:
                 checkpoint["loops"] = with_epoch_to_finish(trainer, checkpoint["loops"])
             accumulated = 0 if trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches

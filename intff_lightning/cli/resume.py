@@ -12,6 +12,7 @@ from intff_lightning.checkpoints import read_checkpoint
 from intff_lightning.errors import CheckpointError, ConfigurationError
 from intff_lightning.files import is_locked
 from intff_lightning.lightning_compat import is_first_process, parse_given
+from intff_lightning.network import FROM_DATA
 from intff_lightning.pretrained import PREFIX, find_weights
 from intff_lightning.recipe import differences
 
@@ -20,7 +21,6 @@ RUNS = "lightning_logs"
 
 _PARTS = ("model", "data", "probe", "help", "h", "print_config")
 _FREE = ("data.init_args.data_dir", "data.init_args.num_workers")  # options that change nothing that is trained
-_FOUND = ("input_shape", "num_classes")  # arguments that the data supply if nobody gives them
 
 
 def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[str]:
@@ -178,4 +178,4 @@ def _same_run(
 
 def _matters(key: str, mine: Any) -> bool:
     """Tell whether another value of an option makes another run."""
-    return key not in _FREE and not (mine is None and key.rpartition(".")[2] in _FOUND)
+    return key not in _FREE and not (mine is None and key.rpartition(".")[2] in FROM_DATA)

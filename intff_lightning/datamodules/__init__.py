@@ -5,6 +5,7 @@ from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
+from intff_lightning.datamodules.words import WordLanguageDataModule
 
 __all__ = [
     "CIFAR10DataModule",
@@ -14,4 +15,5 @@ __all__ = [
     "InMemoryDataset",
     "MNISTDataModule",
     "PairedDataModule",
+    "WordLanguageDataModule",
 ]

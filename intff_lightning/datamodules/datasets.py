@@ -79,8 +79,8 @@ class DatasetDataModule(PartDataModule):
     The order of training samples is a function of (seed, epoch); validation and test samples come in order. If ``load``
     has no ``val``, ``divide`` gives the indices of training and validation samples in ``train``; if it has no
     ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory. ``num_classes`` is
-    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys`` and ``pixel_range`` are
-    those of :class:`~intff_lightning.samples.Reader`.
+    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys``, ``pixel_range`` and
+    ``vocabulary`` are those of :class:`~intff_lightning.samples.Reader`.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class DatasetDataModule(PartDataModule):
         num_workers: int,
         keys: Sequence[str] | None,
         pixel_range: Sequence[float] | None,
+        vocabulary: int | None,
         cache: bool,
         source: str,
     ) -> None:
@@ -102,7 +103,7 @@ class DatasetDataModule(PartDataModule):
         self.load, self.divide, self.corrupt, self.seed = load, divide, corrupt, seed
         self.num_classes, self.classes = num_classes, classes
         self.batch_size, self.num_workers, self.source = batch_size, num_workers, source
-        self.keys, self.pixel_range, self.cache = keys, pixel_range, cache
+        self.keys, self.pixel_range, self.vocabulary, self.cache = keys, pixel_range, vocabulary, cache
         self._told: list[int] = []
         self._datasets: dict[Part, Dataset[Any] | None] = {}
         self._classes: int | None = None
@@ -111,7 +112,7 @@ class DatasetDataModule(PartDataModule):
 
     def reader(self, where: str) -> Reader:
         """Return the reader of samples of the data ``where``."""
-        return Reader(where, self.keys, self.pixel_range)
+        return Reader(where, self.keys, self.pixel_range, self.vocabulary)
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, loaded and checked at the first call, or ``None`` if there is none."""
@@ -155,7 +156,7 @@ class DatasetDataModule(PartDataModule):
             image = reader.pixels(dataset.image)
             dataset = dataset if image is dataset.image else InMemoryDataset(image, dataset.target)
         if isinstance(dataset, InMemoryDataset):
-            check_pixels(dataset.image, reader.where)
+            check_pixels(dataset.image, reader.where, self.vocabulary)
             if part != "predict":
                 check_labels(dataset.target, self.num_classes, reader.where)
         return dataset

@@ -26,12 +26,12 @@ from intff_lightning.datamodules.loading import (
 from intff_lightning.datamodules.options import batch_size_of, check_dataset, check_effects, check_options, check_seed
 from intff_lightning.draws import Draws, sample_numbers
 from intff_lightning.errors import ConfigurationError, DataError
-from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, WrongLabels, check_negatives
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
+from intff_lightning.sequences import network_input
 
 
 class PairedDataModule(Recorded, PartDataModule):
@@ -68,6 +68,7 @@ class PairedDataModule(Recorded, PartDataModule):
             names (``image``, ``img``, ``x``, ...; ``label``, ``target``, ``y``, ...).
         pixel_range: Lowest and highest pixel, which become 0 and 1; ``None`` takes 0..255 for uint8, and floating point
             pixels as they are. Other integers need it.
+        vocabulary: Number of token ids, 0 (padding, at the end) included, if samples are token sequences ``(T,)``.
         cache: Read data sets into memory once, at their first use, so that an epoch reads no files. Their transforms
             must not be random.
 
@@ -95,19 +96,20 @@ class PairedDataModule(Recorded, PartDataModule):
         num_classes: int | None = None,
         keys: list[str] | None = None,
         pixel_range: list[float] | None = None,
+        vocabulary: int | None = None,
         cache: bool = False,
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
-        check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
+        check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range, vocabulary)
         for part, dataset in given.items():
             check_dataset(part, dataset)
         self._given = given
         self.negatives: NegativeSource = WrongLabels() if negatives is None else negatives
         self.corruption, self.augmentation = corruption, augmentation
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
-        self.keys, self.pixel_range = keys, pixel_range
-        read_as = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__)
+        self.keys, self.pixel_range, self.vocabulary = keys, pixel_range, vocabulary
+        read_as = (batch_size, num_workers, keys, pixel_range, vocabulary, cache, type(self).__name__)
         own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
         self._name = type(datamodule or self).__name__
@@ -240,7 +242,7 @@ class PairedDataModule(Recorded, PartDataModule):
         raise DataError(f"{self._name}: its {part}_dataloader gives no batch.")
 
     def _reader(self, where: str | None = None) -> Reader:
-        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range)
+        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range, self.vocabulary)
 
     def settle_seed(self) -> int:
         """Return the seed in force: the given one, else that of ``seed_everything``, else 0."""
@@ -318,7 +320,7 @@ class PairedDataModule(Recorded, PartDataModule):
         if self._reads_late:
             batch = self._read(batch, dataloader_idx)
         if trainer.predicting:
-            return float_pixels(batch.image, trainer.lightning_module.dtype)
+            return network_input(batch.image, trainer.lightning_module.dtype)
         return self.pair(batch.image, batch.target, batch.sample, training=bool(trainer.training))
 
     def _read(self, batch: Any, dataloader_idx: int) -> IndexedBatch:
@@ -332,20 +334,19 @@ class PairedDataModule(Recorded, PartDataModule):
         if isinstance(batch, IndexedBatch):
             index = batch.sample
         else:
-            rank = data_share(trainer)[0]
-            index = sample_numbers(len(image), number, rank, dataloader_idx).to(image.device)
+            index = sample_numbers(len(image), number, data_share(trainer)[0], dataloader_idx).to(image.device)
         if target is None:
-            check_pixels(image, reader.where)
+            check_pixels(image, reader.where, self.vocabulary)
             return IndexedBatch(image, torch.full_like(index, -1), index)
-        image, target = checked(image, target.to(image.device), self.num_classes, reader.where, wait=number == 0)
-        return IndexedBatch(image, target, index)
+        target, classes, wait = target.to(image.device), self.num_classes, number == 0
+        return IndexedBatch(*checked(image, target, classes, reader.where, wait, self.vocabulary), index)
 
     def _in_dtype(self, image: Tensor) -> Tensor:
         """Return images in the dtype of the module; on the CPU, uint8 is kept, because it is sent faster."""
         dtype: Any = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
         if image.device.type == "cpu" and image.dtype in (dtype, torch.uint8):
             return image
-        return float_pixels(image, dtype).to(dtype)
+        return network_input(image, dtype)
 
     def pair(self, image: Tensor, target: Tensor, index: Tensor, training: bool) -> PairedBatch:
         """Corrupt and augment images, and draw their negatives.
@@ -362,7 +363,7 @@ class PairedDataModule(Recorded, PartDataModule):
         generator = Draws(seed, epoch, index if training else ~index)
         module = trainer.lightning_module if trainer else None
         dtype: Any = torch.float32 if module is None else module.dtype
-        image = float_pixels(image, dtype).to(dtype)
+        image = network_input(image, dtype)
         if training and self.corruption is not None and self._corrupts_batches:
             image, target = self.corruption.of_batch(image, target, num_classes=self.num_classes, seed=seed)
         if training and self.augmentation is not None:
@@ -373,8 +374,7 @@ class PairedDataModule(Recorded, PartDataModule):
         model: nn.Module | None = module if asked else None
         with torch.no_grad(), contextlib.nullcontext() if model is None else evaluating(model):
             negatives = self.negatives(image, target, num_classes=self.num_classes, model=model, generator=generator)
-        name = type(self.negatives).__name__
-        check_negatives(*negatives, image=image, num_classes=self.num_classes, source=name)
+        check_negatives(*negatives, image=image, num_classes=self.num_classes, source=type(self.negatives).__name__)
         return PairedBatch(image, target, *negatives)
 
     def _corrupt_set(self, train: InMemoryDataset) -> InMemoryDataset:
