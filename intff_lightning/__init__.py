@@ -6,9 +6,9 @@ Two wings, data and network, meet only in the batch. Reading order:
   tools that everything uses. ``sequences``: token ids and padding.
 - ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
   ``augmentations``, ``framing`` (pictures from elsewhere), ``datamodules``.
-- Network wing: ``labels``, ``label_tokens``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier`` (the trained
-  network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``,
-  ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline).
+- Network wing: ``labels``, ``label_tokens``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier``
+  (the trained network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process),
+  ``stepping``, ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline).
 - Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
   ``configs``, ``reproduce`` (the paper's tables).
@@ -105,7 +105,17 @@ if not TYPE_CHECKING:  # or every other name would pass for one of the package
     def __getattr__(name: str) -> Any:
         """Import a name when it is asked for: torch and Lightning take seconds, which help and versions do not need."""
         if name in __all__:
-            for place in ("units", "labels", "label_tokens", "negatives", "heads", "pairs", "module", "backprop", "pipeline"):
+            for place in (
+                "units",
+                "labels",
+                "label_tokens",
+                "negatives",
+                "heads",
+                "pairs",
+                "module",
+                "backprop",
+                "pipeline",
+            ):
                 found = vars(importlib.import_module(f"{__name__}.{place}"))
                 if name in found:
                     globals()[name] = found[name]

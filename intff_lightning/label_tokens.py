@@ -11,8 +11,8 @@ from intff_lightning.sequences import PADDING, TokenShape
 class LabelPrefix(LabelEncoder):
     """The label as one more token in front of a sequence of token ids ``(T,)``, which becomes ``(T + 1,)``.
 
-    Label c is the id ``vocabulary + c``. The neutral label is left out: the sequence has one more padded position at its
-    end instead. It is the default for token sequences.
+    Label c is the id ``vocabulary + c``. The neutral label is left out: the sequence has one more padded position at
+    its end instead. It is the default for token sequences.
     """
 
     takes_tokens = True

@@ -4,8 +4,9 @@ A sample or a batch is ``(image, target, ...)`` or a dictionary. Further element
 
 - images: tensors, NumPy arrays and PIL images, or a list of them in a batch. uint8 is scaled from 0..255 to 0..1 on the
   device, bool becomes 0 and 1, floating point is taken as it is, and ``pixel_range`` tells the range of any other;
-- token sequences: integers of one length T, also as lists, ids from 0 (padding, at the end alone) to ``vocabulary - 1``. A datamodule
-  says that its data are sequences, because integers could also be pixels: ``PairedDataModule(..., vocabulary=...)``;
+- token sequences: integers of one length T, also as lists: ids from 0 (padding, at the end alone) to
+  ``vocabulary - 1``. A datamodule says that its data are sequences, because integers could also be pixels:
+  ``PairedDataModule(..., vocabulary=...)``;
 - targets: integers, one per image, as tensors ``(B,)`` or ``(B, 1)``, arrays or lists.
 
 Data sets in memory are checked once, when they are loaded. The batches of any other data are checked one by one on the

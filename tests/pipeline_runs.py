@@ -105,7 +105,9 @@ def train(name, stages, folder, strategy=None, callbacks=(), ckpt_path=None, **o
     if name == "sequences":
         data = token_data(negatives=WrongLabels(2))
     else:
-        data = DigitsDataModule(batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2)
+        data = DigitsDataModule(
+            batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2
+        )
     probe = [LinearProbe(epochs=1, every_n_epochs=2)] if name == "plain" else []
     callbacks = [*callbacks, GoodnessLogger(), GoodnessAccuracy(), *probe, EarlyStopping("val/accuracy", mode="max")]
     options = {"max_epochs": 2, "limit_train_batches": 7, "limit_val_batches": 2, "limit_test_batches": 2,

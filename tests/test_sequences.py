@@ -45,6 +45,7 @@ from intff_lightning.local import (
     UnitL2,
 )
 from intff_lightning.negatives import GaussianNoise, HardLabels, HybridImages, Perturbed
+from intff_lightning.samples import checked
 from intff_lightning.sequences import PaddedShape, TokenShape, example, mark, real_positions
 from intff_lightning.units import UnitChain
 
@@ -161,7 +162,10 @@ def test_an_embedding_unit_equals_a_plain_loop():
     [
         (MeanSquares(), lambda h: h.square().mean()),
         (SumSquares(), lambda h: h.square().sum()),
-        (ChannelGoodness(), lambda h: torch.stack([h[:, :2].square().mean(), h[:, 2:4].square().mean(), h[:, 4].square().mean()])),
+        (
+            ChannelGoodness(),
+            lambda h: torch.stack([h[:, :2].square().mean(), h[:, 2:4].square().mean(), h[:, 4].square().mean()]),
+        ),
         (MeanActivation(), lambda h: torch.stack([h[:, :2].mean(), h[:, 2:4].mean(), h[:, 4].mean()])),
         (MeanActivation(by_class=False), lambda h: h.mean()),
     ],
@@ -356,8 +360,12 @@ def test_sequences_that_cannot_be(ids, message):
 
 
 def test_sequences_of_several_lengths_are_refused(trainer):
-    data = PairedDataModule(train=[(torch.tensor([1, 2]), 0), (torch.tensor([1]), 1)], val_size=0, vocabulary=9, num_classes=2)
-    with pytest.raises(DataError, match="sequence 1 of a batch .*Pad the sequences of token ids with zeros to one length"):
+    data = PairedDataModule(
+        train=[(torch.tensor([1, 2]), 0), (torch.tensor([1]), 1)], val_size=0, vocabulary=9, num_classes=2
+    )
+    with pytest.raises(
+        DataError, match=r"sequence 1 of a batch .*Pad the sequences of token ids with zeros to one length"
+    ):
         trainer(max_epochs=1).fit(IntFFModule([EmbeddingUnit(6)], input_shape=[2]), data)
 
 
@@ -408,7 +416,7 @@ def test_a_unit_of_ones_own_that_knows_padding():
         (lambda: EmbeddingUnit(5, normalization=RMS()), "normalization has no effect on token ids"),
         (lambda: EmbeddingUnit(5, context=2), "context=2 an odd number"),
         (lambda: token_data(vocabulary=VOCABULARY, pixel_range=[0, 9]), "multiple values|pixel_range has no effect"),
-        (lambda: PairedDataModule(train=TensorDataset(*sequences(9)), vocabulary=1), "vocabulary=1: an integer, 2 or more"),
+        (lambda: PairedDataModule(train=TensorDataset(*sequences(9)), vocabulary=1), "vocabulary=1: an integer"),
         (lambda: PairedDataModule(train=TensorDataset(*sequences(9)), vocabulary=13, pixel_range=[0.0, 9.0]),
          "pixel_range has no effect on token ids"),
         (lambda: _module(EmbeddingUnit(5))(torch.rand(2, LENGTH)), "token ids must be integers, not torch.float32"),
@@ -440,10 +448,10 @@ def test_networks_and_data_of_different_kinds(trainer):
         trainer(max_epochs=1).fit(built, words)
     with pytest.raises(ConfigurationError, match="built for vocabulary=14, and the data has 13"):
         trainer(max_epochs=1).fit(IntFFModule([EmbeddingUnit(6)], vocabulary=14), words)
-    with pytest.raises(DataError, match="token ids are needed, integers, and the input is torch.float32"):
+    with pytest.raises(DataError, match=r"token ids are needed, integers, and the input is torch.float32"):
         trainer(max_epochs=1).fit(_module(EmbeddingUnit(6), goodness=ChannelGoodness()),
                                   PairedDataModule(train=digits, num_classes=CLASSES))  # fmt: skip
-    with pytest.raises(DataError, match="nothing tells their range.*For token ids, give vocabulary="):
+    with pytest.raises(DataError, match=r"nothing tells their range.*For token ids, give vocabulary="):
         trainer(max_epochs=1).fit(IntFFModule([EmbeddingUnit(6)]), PairedDataModule(train=TensorDataset(*sequences(9))))
 
 
@@ -452,6 +460,15 @@ def test_ids_out_of_range_become_nan():
     module = _module(EmbeddingUnit(6), RecurrentUnit(6), goodness=ChannelGoodness())
     ids = torch.tensor([[1, 2, 0, 0, 0, 0, 0], [1, -1, 0, 0, 0, 0, 0], [1, 99, 0, 0, 0, 0, 0]])
     assert module(ids).isnan().any(1).tolist() == [False, True, True]
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda")
+
+    ids = torch.tensor([[1, 2, 0], [1, 0, 2], [1, 13, 0], [1, 2, 3]]).as_subclass(Elsewhere)
+    target = torch.tensor([0, 1, 2, 3])
+    found, safe = checked(ids, target, CLASSES, "a batch", wait=False, vocabulary=VOCABULARY)
+    assert found.as_subclass(torch.Tensor).tolist() == [[1, 2, 0], [-1] * 3, [-1] * 3, [-1] * 3]
+    assert safe.tolist() == [0, 1, 2, 0]
 
 
 def test_shapes_stand_for_example_inputs():
@@ -469,4 +486,3 @@ def test_a_program_of_the_network(by_class):
     batch = torch.export.Dim("batch", min=1, max=1000)
     program = torch.export.export(module, (ids[:2],), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(program.module()(ids), module(ids))
-

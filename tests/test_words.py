@@ -46,7 +46,7 @@ def test_a_shared_word_belongs_to_the_language_where_it_is_most_frequent():
     lists = {}
     for language in SMALL["languages"]:
         words = [w for w in wordfreq.iter_wordlist(language, "small") if 3 <= len(w) <= 14 and set(w) <= set(LETTERS)]
-        lists[language] = sorted(words, key=lambda w: (-wordfreq.word_frequency(w, language, "small"), w))[:300]  # noqa: B023
+        lists[language] = sorted(words, key=lambda w: (-wordfreq.word_frequency(w, language, "small"), w))[:300]
     shared = {word for word in lists["de"] + lists["en"] + lists["fi"] if sum(word in x for x in lists.values()) > 1}
     placed, without = _placed(), _placed(shared="drop")
     assert placed.keys() == set().union(*map(set, lists.values()))
@@ -54,7 +54,7 @@ def test_a_shared_word_belongs_to_the_language_where_it_is_most_frequent():
     assert len(shared) > 10
     for word, (_, language) in placed.items():
         holders = [name for name, words in lists.items() if word in words]
-        assert language == max(holders, key=lambda name: wordfreq.word_frequency(word, name, "small"))  # noqa: B023
+        assert language == max(holders, key=lambda name: wordfreq.word_frequency(word, name, "small"))
 
 
 def test_words_become_ids():
@@ -71,7 +71,7 @@ def test_words_become_ids():
     assert SMALL["languages"][int(test.target[row])] == languages[row]
     assert torch.equal(WordLanguageDataModule(**SMALL).dataset("predict").image, test.image)
     for word in ("", "Haus", "don't", "слово", "a" * 15):
-        with pytest.raises(DataError, match="cannot be read: 1 to 14 small letters"):
+        with pytest.raises(DataError, match="cannot be read: 1 to 14 small Latin letters"):
             encode([word], 14)
 
 
@@ -83,8 +83,8 @@ def test_words_become_ids():
         ({"languages": ["de", "xx"]}, "wordfreq has no list of xx"),
         ({"shared": "both"}, "shared='both': choose from"),
         ({"shortest": 9, "longest": 8}, "shortest=9, longest=8"),
-        ({"test_size": 0.5, "val_size": 0.5}, "shares whose sum is below 1"),
-        ({"val_size": 100}, "shares whose sum is below 1"),
+        ({"test_size": 0.5, "val_size": 0.5}, "shares of a sum below 1"),
+        ({"val_size": 100}, "shares of a sum below 1"),
         ({"pixel_range": [0.0, 1.0]}, "pixel_range has no effect on token ids"),
     ],
 )
@@ -95,7 +95,9 @@ def test_options_that_cannot_be(options, message):
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wordfreq", None)
-    with pytest.raises(ConfigurationError, match=r'the lists of words are missing: pip install "intff-lightning\[text\]"'):
+    with pytest.raises(
+        ConfigurationError, match=r'the lists of words are missing: pip install "intff-lightning\[text\]"'
+    ):
         WordLanguageDataModule(**SMALL).dataset("train")
 
 

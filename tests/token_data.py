@@ -23,4 +23,6 @@ def token_data(train=384, **options):
     """A datamodule of such sequences."""
     parts = {"train": sequences(train, 0), "val": sequences(96, 1), "test": sequences(96, 2)}
     sets = {part: TensorDataset(*tensors) for part, tensors in parts.items()}
-    return PairedDataModule(**sets, vocabulary=VOCABULARY, num_classes=CLASSES, **{"batch_size": 32, "seed": 0, **options})
+    return PairedDataModule(
+        **sets, vocabulary=VOCABULARY, num_classes=CLASSES, **{"batch_size": 32, "seed": 0, **options}
+    )

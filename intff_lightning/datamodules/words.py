@@ -41,7 +41,7 @@ def encode(words: Sequence[str], length: int) -> Tensor:
     for word in words:
         ids = [_IDS.get(letter, 0) for letter in unicodedata.normalize("NFC", word)]
         if not 0 < len(ids) <= length or 0 in ids:
-            raise DataError(f"the word {word!r} cannot be read: 1 to {length} small letters of Latin script are needed.")
+            raise DataError(f"the word {word!r} cannot be read: 1 to {length} small Latin letters are needed.")
         rows.append(ids + [0] * (length - len(ids)))
     return torch.tensor(rows, dtype=torch.int64).view(-1, length)
 
@@ -84,8 +84,8 @@ class WordLanguageDataModule(PairedDataModule):
     """Words as sequences of letters, with the language as the class. It needs the extra ``text``, and no network.
 
     The words are the most frequent ones in the lists of the package wordfreq (Speer 2022), which are compiled from
-    subtitles, Wikipedia, news, books and the web. Words with other characters than small letters are left out. The lists
-    also have names and words of other languages, so no method can reach 100 %.
+    subtitles, Wikipedia, news, books and the web. Words with other characters than small letters are left out. The
+    lists also have names and words of other languages, so no method can reach 100 %.
 
     Whether a word is for training, validation or test is a function of (``val_seed``, word) alone: other languages or
     more words do not move it.
@@ -124,7 +124,7 @@ class WordLanguageDataModule(PairedDataModule):
         if words < 1 or not 1 <= shortest <= longest:
             raise ConfigurationError(f"words={words}, shortest={shortest}, longest={longest}: 1 or more, in order.")
         if not 0 < test_size < 1 or not 0 <= val_size < 1 - test_size:
-            raise ConfigurationError(f"test_size={test_size}, val_size={val_size}: shares whose sum is below 1 are needed.")
+            raise ConfigurationError(f"test_size={test_size}, val_size={val_size}: shares of a sum below 1 are needed.")
         self.languages, self.words, self.shortest, self.longest = list(languages), words, shortest, longest
         self.shared, self.test_size, self.classify = shared, test_size, classify
         self._words: dict[str, str] | None = None

@@ -56,8 +56,8 @@ class AttentionUnit(SequenceUnit):
     """A unit of self-attention: tokens, ``blocks`` pre-norm transformer blocks, and a dense output layer.
 
     The first unit cuts an image into patches, or takes the tokens of :class:`~intff_lightning.labels.LabelToken`. Later
-    units take the tokens of the unit before; no token attends to padding. The output shape is ``(T, width)``. Goodness is that of the output layer,
-    because a residual stream would carry the goodness of its input along.
+    units take the tokens of the unit before; no token attends to padding. The output shape is ``(T, width)``. Goodness
+    is that of the output layer, because a residual stream would carry the goodness of its input along.
 
     Args:
         width: Number of features per token.

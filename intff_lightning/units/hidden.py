@@ -95,8 +95,8 @@ class HiddenUnit(Freezable, RecordedModule):
         """Return the shape of one sample of the activations ``h`` of inputs of a shape."""
         if isinstance(input_shape, TokenShape) and h.ndim > 2:
             raise ConfigurationError(
-                f"returns {tuple(h.shape[1:])} for token ids, and not which positions are padding: return one vector per "
-                "sequence, or derive the unit from SequenceUnit."
+                f"returns {tuple(h.shape[1:])} for token ids, and not which positions are padding: return one vector "
+                "per sequence, or derive the unit from SequenceUnit."
             )
         return tuple(h.shape[1:])
 

@@ -17,8 +17,8 @@ class PaddedLayers(nn.Module):
 
     Args:
         layers: Any module that takes ids ``(B, T)`` or activations ``(B, T, D)``, and the positions that are no
-            padding ``(B, T)``, bool. What it returns at padded positions is dropped; the rest must not depend on what it
-            is given there.
+            padding ``(B, T)``, bool. What it returns at padded positions is dropped; the rest must not depend on what
+            it is given there.
     """
 
     def __init__(self, layers: nn.Module) -> None:
@@ -74,7 +74,7 @@ class _Embedding(nn.Module):
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
         if ids.is_floating_point():
-            raise DataError(f"token ids are needed, integers, and the input is {ids.dtype}: give the data's vocabulary=.")
+            raise DataError(f"token ids are needed, integers, and the input is {ids.dtype}: give vocabulary=.")
         known = (ids >= 0) & (ids < self.embedding.num_embeddings)
         x = self.embedding(torch.where(known, ids, PADDING)).masked_fill(~known.unsqueeze(2), float("nan"))
         h: Tensor = self.activation(self.layer(x.transpose(1, 2)).transpose(1, 2))
