@@ -45,13 +45,17 @@ def test_a_word_keeps_its_part():
 def test_a_shared_word_belongs_to_the_language_where_it_is_most_frequent():
     lists = {}
     for language in SMALL["languages"]:
-        words = [w for w in wordfreq.iter_wordlist(language, "small") if 3 <= len(w) <= 14 and set(w) <= set(LETTERS)]
-        lists[language] = sorted(words, key=lambda w: (-wordfreq.word_frequency(w, language, "small"), w))[:300]
+        words = wordfreq.top_n_list(language, 1000, "small")  # by frequency
+        words = [word for word in words if 3 <= len(word) <= 14 and set(word) <= set(LETTERS)]
+        last = wordfreq.word_frequency(words[299], language, "small")
+        ties = [word for word in words if wordfreq.word_frequency(word, language, "small") == last]
+        lists[language] = [word for word in words[:300] if word not in ties]
+        lists[language] += sorted(ties)[: 300 - len(lists[language])]
     shared = {word for word in lists["de"] + lists["en"] + lists["fi"] if sum(word in x for x in lists.values()) > 1}
     placed, without = _placed(), _placed(shared="drop")
     assert placed.keys() == set().union(*map(set, lists.values()))
     assert without.keys() == placed.keys() - shared
-    assert len(shared) > 10
+    assert len(shared) > 3
     for word, (_, language) in placed.items():
         holders = [name for name, words in lists.items() if word in words]
         assert language == max(holders, key=lambda name: wordfreq.word_frequency(word, name, "small"))
