@@ -96,7 +96,7 @@ class Network(Recorded, ExampleInputs):
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        record(self, **dict.fromkeys(FROM_DATA))
+        record(self, input_shape=None, num_classes=None, vocabulary=None)
 
     # ---------------------------------------------------------------- building
 

@@ -1,6 +1,7 @@
 """PairedDataModule: positive and negative data from any datamodule or data set of ``(image, target)``."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -109,9 +110,11 @@ class PairedDataModule(Recorded, PartDataModule):
         self.corruption, self.augmentation = corruption, augmentation
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.keys, self.pixel_range, self.vocabulary = keys, pixel_range, vocabulary
-        read_as = (batch_size, num_workers, keys, pixel_range, vocabulary, cache, type(self).__name__)
-        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
-        self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
+        count = functools.partial(getattr, self, "num_classes")  # pickles, unlike a lambda
+        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, count)
+        self.inner: Any = datamodule or DatasetDataModule(
+            *own, batch_size, num_workers, keys, pixel_range, vocabulary, cache, type(self).__name__
+        )
         self._name = type(datamodule or self).__name__
         hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
         self._reads_late = datamodule is not None and any(defines(datamodule, hook) for hook in hooks)
@@ -121,9 +124,6 @@ class PairedDataModule(Recorded, PartDataModule):
         self._num_classes = num_classes
         record(self, logger=False)
         self._check_effects(datamodule)
-
-    def _class_count(self) -> int:
-        return self.num_classes
 
     def _check_effects(self, datamodule: L.LightningDataModule | None) -> None:
         """Refuse options that were given and would have no effect."""

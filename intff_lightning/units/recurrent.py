@@ -1,6 +1,6 @@
 """Recurrent units over the rows of an image, or over any sequence."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,16 @@ class _PaddedSequence(nn.Module):
     One cell for each direction: torch's packed sequences need the lengths on the CPU, and so would wait for the device.
     """
 
-    def __init__(self, kind: type[nn.RNNBase], features: int, width: int, layers: int, both: bool, output: nn.Module):
+    def __init__(
+        self,
+        kind: type[nn.GRU] | type[nn.LSTM],
+        features: int,
+        width: int,
+        layers: int,
+        directions: int,
+        output: nn.Module,
+    ) -> None:
         super().__init__()
-        directions = 2 if both else 1
         sizes = [features, *[directions * width] * (layers - 1)]
         self.cells = nn.ModuleList(
             nn.ModuleList(kind(size, width, batch_first=True) for _ in range(directions)) for size in sizes
@@ -46,7 +53,7 @@ class _PaddedSequence(nn.Module):
         order = torch.where(step < length, length - 1 - step, step).unsqueeze(2)  # (B, T, 1): each one from its end
         for layer in self.cells:
             found = []
-            for number, cell in enumerate(layer):  # type: ignore[arg-type]  # a ModuleList
+            for number, cell in enumerate(cast(nn.ModuleList, layer)):
                 states, _ = cell(x if number == 0 else x.gather(1, order.expand_as(x)))
                 found.append(states if number == 0 else states.gather(1, order.expand_as(states)))
             x = torch.cat(found, 2)
@@ -98,8 +105,8 @@ class RecurrentUnit(SequenceUnit):
 
     def make_padded_body(self, input_shape: tuple[int, ...]) -> nn.Module:
         kind = nn.GRU if self.cell == "GRU" else nn.LSTM
-        features, both = input_shape[1], self.bidirectional
-        return _PaddedSequence(kind, features, self.width, self.layer_count, both, self._output())
+        directions = 2 if self.bidirectional else 1
+        return _PaddedSequence(kind, input_shape[1], self.width, self.layer_count, directions, self._output())
 
     def _output(self) -> nn.Module:
         both = self.width * (2 if self.bidirectional else 1)
