@@ -9,11 +9,11 @@ import functools
 import lightning as L
 import torch
 
-from intff_lightning import EmbeddingUnit, IntFFModule, LinearHead, RecurrentUnit
+from intff_lightning import EmbeddingUnit, IntFFModule, RecurrentUnit
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger
 from intff_lightning.datamodules import WordLanguageDataModule
 from intff_lightning.datamodules.words import encode
-from intff_lightning.local import RMS, LabelCrossEntropy
+from intff_lightning.local import RMS, ChannelGoodness, LabelCrossEntropy
 
 LANGUAGES = ["de", "es", "fi", "pl"]
 
@@ -22,8 +22,8 @@ def main(max_epochs: int = 6) -> float:
     torch.manual_seed(0)
     module = IntFFModule(
         [EmbeddingUnit(48), RecurrentUnit(48)],  # letters with their neighbours, then the whole word
-        goodness=LinearHead(pool=1),  # one goodness per language, from the mean over the letters
-        loss=LabelCrossEntropy(threshold_weight=0, collaboration=1),
+        goodness=ChannelGoodness(),  # one goodness per language, the mean over the letters
+        loss=LabelCrossEntropy(threshold_weight=0, temperature=0.1),
         normalization=RMS(),
         optimizer=functools.partial(torch.optim.AdamW, lr=0.005),
     )
