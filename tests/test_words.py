@@ -120,3 +120,20 @@ def test_the_command_line_trains_tests_and_classifies_words(capsys, blank_figure
     assert main(["predict", "--ckpt_path", "last", *words]) == 0, capsys.readouterr().err
     (table,) = Path.cwd().glob("lightning_logs/*/predictions.csv")
     assert len(table.read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_the_task_is_measured_for_networks_and_n_grams():
+    pytest.importorskip("intff_lightning.reproduce.tasks.task")
+    from intff_lightning.reproduce.tasks.words import make_network, rows
+
+    found = rows(0, "", quick=True)
+    assert [row["algorithm"] for row in found] == ["channels", "bp", "logistic regression of letter n-grams"]
+    assert all(10 < row["value"] < 100 for row in found)
+    sizes = []
+    for algorithm in ("channels", "bp"):  # the same layers, and a linear classifier behind them
+        module = make_network(algorithm, 0.01, 0.1)
+        module.hparams.update({"input_shape": [14], "num_classes": 10, "vocabulary": 254})
+        module.configure_model()
+        sizes.append(sum(parameter.numel() for parameter in module.parameters()))
+    assert sizes[1] - sizes[0] == 97 * 10

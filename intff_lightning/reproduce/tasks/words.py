@@ -110,8 +110,8 @@ TASK = Task(
     title="Token sequences: the language of a word",
     note="Test accuracy for ten languages (Czech, German, English, Spanish, Finnish, French, Italian, Dutch, Polish, "
     "Portuguese), 5,000 words each, from the lists of wordfreq. A word on several lists belongs to the language where "
-    "it is most frequent. A seed divides the words, 70 % for training, 10 % for validation and 20 % for test, and draws "
-    "the weights. IntFF by class and backpropagation train the same layers for the same number of epochs: an embedding "
+    "it is most frequent. A seed draws the weights and divides the words: 70 % for training, 10 % for validation, 20 % "
+    "for test. IntFF by class and backpropagation train the same layers for the same number of epochs: an embedding "
     "of 96 features with a dense layer over five letters, and a bidirectional GRU of 96 neurons with a dense layer. "
     f"Their settings are the best of {len(GRID['bp'])} on the validation words of seed 0, and validation chooses the "
     "epoch. Logistic regression is scikit-learn's, on n-grams of 1 to 4 letters, with the best of "
