@@ -27,7 +27,7 @@ def main(max_epochs: int = 6) -> float:
         normalization=RMS(),
         optimizer=functools.partial(torch.optim.AdamW, lr=0.005),
     )
-    data = WordLanguageDataModule(LANGUAGES, words=2000, batch_size=64)
+    data = WordLanguageDataModule(LANGUAGES, words=1200, batch_size=64)
     trainer = L.Trainer(max_epochs=max_epochs, logger=False, callbacks=[GoodnessLogger(), GoodnessAccuracy()])
     trainer.fit(module, data)
 
