@@ -130,10 +130,11 @@ class WordLanguageDataModule(PairedDataModule):
         self._words: dict[str, str] | None = None
 
     def words_of(self, part: Part) -> tuple[list[str], list[str]]:
-        """Return the words of a part and their languages, the alphabetically first word first."""
+        """Return the words of a part and their languages, in an order that ``val_seed`` draws."""
         if self._words is None:
             found = list_words(self.languages, self.words, self.shortest, self.longest, self.shared)
-            self._words = dict(sorted(found.items()))
+            share, words = shares(found, self.val_seed), list(found)
+            self._words = {words[number]: found[words[number]] for number in share.argsort(stable=True).tolist()}
         share = shares(self._words, self.val_seed)
         edges = {"test": (0.0, self.test_size), "val": (self.test_size, self.test_size + self.val_size)}
         low, high = edges.get(part, (self.test_size + self.val_size, 1.0))
