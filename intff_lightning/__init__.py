@@ -3,13 +3,13 @@
 Two wings, data and network, meet only in the batch. Reading order:
 
 - ``functional``: the paper's equations. ``errors``, ``files``, ``modes``, ``recipe`` and ``lightning_compat`` are small
-  tools that everything uses.
+  tools that everything uses. ``sequences``: token ids and padding.
 - ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
   ``augmentations``, ``framing`` (pictures from elsewhere), ``datamodules``.
-- Network wing: ``labels``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier`` (the trained
-  network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``,
-  ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline), ``targets`` and
-  ``regression`` (numbers instead of classes).
+- Network wing: ``labels``, ``label_tokens``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier``
+  (the trained network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process),
+  ``stepping``, ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline),
+  ``targets``, ``temperature`` and ``regression`` (numbers instead of classes).
 - Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
   ``configs``, ``reproduce`` (the paper's tables).
@@ -33,6 +33,7 @@ from intff_lightning._version import __version__
 if TYPE_CHECKING:
     from intff_lightning.backprop import BackpropModule
     from intff_lightning.heads import LinearHead, PatchGoodness
+    from intff_lightning.label_tokens import LabelPrefix
     from intff_lightning.labels import (
         FourierPattern,
         LabelColumns,
@@ -61,8 +62,10 @@ if TYPE_CHECKING:
         AttentionUnit,
         ConvUnit,
         DenseUnit,
+        EmbeddingUnit,
         HiddenUnit,
         RecurrentUnit,
+        SequenceUnit,
         TorchvisionUnit,
         split,
     )
@@ -73,6 +76,7 @@ __all__ = [
     "BackpropRegression",
     "ConvUnit",
     "DenseUnit",
+    "EmbeddingUnit",
     "FourierPattern",
     "GaussianNoise",
     "HardLabels",
@@ -83,6 +87,7 @@ __all__ = [
     "LabelEmbedding",
     "LabelOverlay",
     "LabelPlanes",
+    "LabelPrefix",
     "LabelToken",
     "LinearHead",
     "NoLabel",
@@ -92,6 +97,7 @@ __all__ = [
     "RecurrentUnit",
     "RegressionModule",
     "Rotated",
+    "SequenceUnit",
     "ShiftedTargets",
     "ShuffledLabels",
     "TargetFeatures",
@@ -107,7 +113,17 @@ if not TYPE_CHECKING:  # or every other name would pass for one of the package
     def __getattr__(name: str) -> Any:
         """Import a name when it is asked for: torch and Lightning take seconds, which help and versions do not need."""
         if name in __all__:
-            places = ("units", "labels", "negatives", "heads", "pairs", "module", "backprop", "pipeline")
+            places = (
+                "units",
+                "labels",
+                "label_tokens",
+                "negatives",
+                "heads",
+                "pairs",
+                "module",
+                "backprop",
+                "pipeline",
+            )
             for place in (*places, "targets", "regression"):
                 found = vars(importlib.import_module(f"{__name__}.{place}"))
                 if name in found:

@@ -14,6 +14,7 @@ from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
 from intff_lightning.pairs import image_and_target
 from intff_lightning.recipe import from_recipe
+from intff_lightning.sequences import PaddedShape, PositionMean
 from intff_lightning.units import HiddenUnit
 
 
@@ -25,7 +26,8 @@ class BackpropModule(Freezable, Network):
     Args:
         body: Any module ``(B, *) -> (B, *)``, or a hidden unit: its layers are built for the data and its normalization
             is kept, but its local loss is not used.
-        head: Add a linear layer with ``num_classes`` outputs; without it, the outputs of the body are the scores.
+        head: Add a linear layer with ``num_classes`` outputs; without it, the outputs of the body are the scores. It
+            reads the mean over the positions of sequences with padding, and all outputs otherwise.
         optimizer: ``parameters -> Optimizer``; default Adam at 0.001.
         scheduler: ``optimizer -> LRScheduler``. A schedule with an argument ``total_steps`` is stepped once per batch
             and given the length of the run; any other is stepped once per epoch.
@@ -35,6 +37,7 @@ class BackpropModule(Freezable, Network):
         label_smoothing: Label smoothing of the cross-entropy, from 0 to 1.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
+        vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class BackpropModule(Freezable, Network):
         label_smoothing: float = 0.0,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         check_factories(optimizer, scheduler)
         super().__init__(optimizer, scheduler, scheduler_monitor, no_decay, learning_rate=1e-3)
@@ -65,7 +69,9 @@ class BackpropModule(Freezable, Network):
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
-            self.head = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), num_classes))
+            padded = isinstance(shape, PaddedShape)
+            features = shape[1] if padded else torch.Size(shape).numel()
+            self.head = nn.Sequential(PositionMean() if padded else nn.Flatten(), nn.Linear(features, num_classes))
             self.head.requires_grad_(not self.frozen)
         elif shape != (num_classes,):
             raise ConfigurationError(f"the body's outputs have shape {shape}; head=false needs one per class.")

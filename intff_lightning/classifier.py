@@ -9,12 +9,14 @@ from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.functional import at_least_float32, rms_normalize
-from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel, default_encoder
+from intff_lightning.label_tokens import default_encoder
+from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
 from intff_lightning.pretrained import find_weights
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
+from intff_lightning.sequences import TokenShape
 from intff_lightning.stage import Stage
 from intff_lightning.units import UnitStack
 
@@ -131,6 +133,10 @@ class LabelClassifier(Freezable, Network):
         if self._chooses_encoder:
             self.encoder = default_encoder(input_shape)
             self.hparams["encoder"] = to_recipe(self.encoder)
+        if isinstance(input_shape, TokenShape) and not self.encoder.takes_tokens:
+            raise ConfigurationError(
+                f"{type(self.encoder).__name__} cannot take token sequences: use LabelPrefix, or goodness by class."
+            )
         self.encoder.setup(input_shape, num_classes)
         self.units.setup(self.encoder.output_shape, num_classes)
 
@@ -248,7 +254,9 @@ class LabelClassifier(Freezable, Network):
     def _check_image(self, image: Tensor) -> None:
         """Refuse images that are not floating point, or of another shape than the network was built for."""
         self.check_built()
-        if not image.is_floating_point():
+        if image.is_floating_point() is (self.hparams["vocabulary"] is not None):
+            if image.is_floating_point():
+                raise DataError(f"token ids must be integers, not {image.dtype}.")
             raise DataError(f"images must be float in [0, 1], not {image.dtype}: image.float() / 255.")
         check_shape(image, self.hparams["input_shape"], type(self).__name__)
 

@@ -7,6 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d, linear
 from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import Goodness
+from intff_lightning.sequences import mean_of_positions
 
 
 class Head(Goodness):
@@ -85,9 +86,11 @@ class LinearHead(Head):
 
     Args:
         pool: Average maps ``(D, H, W)`` over this number of patches along each side first, at most one per position,
-            which makes the head smaller (global average pooling is 1); ``None`` reads every activation, as the paper
-            does.
+            which makes the head smaller (global average pooling is 1). Sequences ``(T, D)`` are averaged over all
+            positions that are no padding by 1. ``None`` reads every activation, as the paper does.
     """
+
+    reads_padding = True
 
     def __init__(self, pool: int | None = None) -> None:
         super().__init__(learned=True)
@@ -96,11 +99,13 @@ class LinearHead(Head):
         self.pool = pool
 
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        if self.pool is not None:
+        if self.pool is not None and (len(input_shape) != 2 or self.pool > 1):
             _check_maps(self, input_shape)
         super().setup(input_shape, num_classes)
 
     def features(self, h: Tensor) -> Tensor:
+        if self.pool is not None and h.ndim == 3:
+            return mean_of_positions(h) if self.padded else h.mean(1, dtype=torch.promote_types(h.dtype, torch.float32))
         if self.pool is not None:
             h = adaptive_avg_pool2d(h, (min(self.pool, h.shape[2]), min(self.pool, h.shape[3])))
         return F.at_least_float32(h.flatten(1))

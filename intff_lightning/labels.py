@@ -4,7 +4,6 @@ The encoder belongs to the module, because it is what the network learned to rea
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +25,8 @@ class LabelEncoder(RecordedModule):
     """Number of labels, known after :meth:`setup`."""
     output_shape: tuple[int, ...] = ()
     """Shape of one network input, known after :meth:`setup`."""
+    takes_tokens: bool = False
+    """Whether token sequences may take the place of images."""
     appends: bool = False
     """Whether a one-hot label follows the image, rather than take the place of its first features."""
 
@@ -207,6 +208,10 @@ class NoLabel(LabelEncoder):
     """The image itself under every label: for unsupervised training and for goodness by class."""
 
     shows_label = False
+    takes_tokens = True
+
+    def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        self.num_classes, self.output_shape = num_classes, input_shape
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         return image
@@ -393,8 +398,3 @@ def _need_channels(encoder: LabelEncoder, input_shape: tuple[int, ...]) -> None:
             f"{type(encoder).__name__} needs images (C, H, W), and these have shape {tuple(input_shape)}: "
             f"reshape them in the dataset, or use {'LabelColumns' if len(input_shape) == 1 else 'LabelOverlay'}."
         )
-
-
-def default_encoder(input_shape: Sequence[int]) -> LabelEncoder:
-    """Return the encoder of a network that was given none: columns for a table, the paper's overlay for images."""
-    return LabelColumns() if len(input_shape) == 1 else LabelOverlay()

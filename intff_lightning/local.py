@@ -11,6 +11,7 @@ from torch import Tensor
 from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.recipe import RecordedModule
+from intff_lightning.sequences import PaddedShape, length_ratio
 
 GoodnessPair = tuple[Tensor, Tensor | None]
 """Positive goodness ``(B,)`` and negative goodness ``(B, k)``; ``None`` if there are no negatives."""
@@ -34,12 +35,12 @@ class ScaleNormalization(RecordedModule):
             )
         self.gain, self.eps = gain, eps
 
-    def scale(self, norm: Tensor, features: int) -> Tensor:
+    def scale(self, norm: Tensor, features: int | Tensor) -> Tensor:
         """Return the factor ``(B, 1)`` by which ``forward`` scales samples with the L2 norm ``(B, 1)``.
 
         Args:
             norm: L2 norms, ``(B, 1)``, in float32 at least.
-            features: Number of features per sample.
+            features: Number of features per sample; ``(B, 1)`` if samples differ in it.
         """
         raise NotImplementedError
 
@@ -58,7 +59,7 @@ class UnitL2(ScaleNormalization):
     def forward(self, x: Tensor) -> Tensor:
         return F.unit_l2_normalize(x, self.gain, self.eps)
 
-    def scale(self, norm: Tensor, features: int) -> Tensor:
+    def scale(self, norm: Tensor, features: int | Tensor) -> Tensor:
         return self.gain / (norm + self.eps)
 
 
@@ -76,7 +77,7 @@ class RMS(ScaleNormalization):
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_normalize(x, self.gain, self.eps)
 
-    def scale(self, norm: Tensor, features: int) -> Tensor:
+    def scale(self, norm: Tensor, features: int | Tensor) -> Tensor:
         return self.gain * (norm.square() / features + self.eps).rsqrt()
 
 
@@ -115,6 +116,10 @@ class Goodness(RecordedModule):
     """Whether ``forward`` returns ``(B, C)``, one goodness per class, for images that show no label."""
     num_classes: int = 0
     """Number of classes, known after :meth:`setup`."""
+    reads_padding: bool = False
+    """Whether padded positions, which are zero, do not count; activations with them are refused otherwise."""
+    padded: bool = False
+    """Whether activations have padded positions, known after :meth:`setup`."""
 
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Prepare for activations of one shape. The unit calls this once.
@@ -126,7 +131,16 @@ class Goodness(RecordedModule):
         Raises:
             ConfigurationError: The goodness cannot be computed from such activations.
         """
-        self.num_classes = num_classes
+        self.num_classes, self.padded = num_classes, isinstance(input_shape, PaddedShape)
+        if self.padded and not self.reads_padding:
+            raise ConfigurationError(
+                f"hands over sequences with padding, which {type(self).__name__} would count: use MeanSquares, "
+                "ChannelGoodness or LinearHead."
+            )
+
+    def counted(self, mean: Tensor, h: Tensor) -> Tensor:
+        """Turn a mean ``(B, *)`` over all positions of ``h`` into that over the positions that are no padding."""
+        return mean * length_ratio(h).view(-1, *[1] * (mean.ndim - 1)) if self.padded else mean
 
     def forward(self, h: Tensor) -> Tensor:
         """Map activations ``(B, *)`` to goodness ``(B,)``, or ``(B, C)`` by class, in float32 at least."""
@@ -145,13 +159,16 @@ class MeanSquares(Goodness):
         if selected is not None and (not selected or min(selected) < 0):
             raise ConfigurationError(f"selected={list(selected)}: give indices of output neurons, 0 or more.")
         self.selected = None if selected is None else list(selected)
+        self.reads_padding = selected is None
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.goodness(h, self.selected)
+        return self.counted(F.goodness(h, self.selected), h)
 
 
 class SumSquares(Goodness):
     """Hinton's goodness (2022): the sum of squares. Its threshold must grow with the number of neurons."""
+
+    reads_padding = True
 
     def forward(self, h: Tensor) -> Tensor:
         return F.goodness(h) * h[0].numel()
@@ -183,13 +200,14 @@ class ChannelGoodness(Goodness):
     """
 
     by_class = True
+    reads_padding = True
 
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         _check_channels(self, input_shape, num_classes)
         super().setup(input_shape, num_classes)
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.channel_goodness(h, self.num_classes)
+        return self.counted(F.channel_goodness(h, self.num_classes), h)
 
 
 class MeanActivation(Goodness):
@@ -201,6 +219,8 @@ class MeanActivation(Goodness):
         by_class: Give each class its own channels, as :class:`ChannelGoodness` does; else labels are in the image.
     """
 
+    reads_padding = True
+
     def __init__(self, by_class: bool = True) -> None:
         super().__init__()
         self.by_class = by_class
@@ -211,7 +231,7 @@ class MeanActivation(Goodness):
         super().setup(input_shape, num_classes)
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.mean_activation(h, self.num_classes if self.by_class else None)
+        return self.counted(F.mean_activation(h, self.num_classes if self.by_class else None), h)
 
 
 def _check_channels(goodness: Goodness, input_shape: tuple[int, ...], num_classes: int) -> None:

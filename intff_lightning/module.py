@@ -123,6 +123,7 @@ class IntFFModule(UnitTrainer):
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
+        vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
 
     Raises:
         ConfigurationError: Arguments that cannot work together.
@@ -151,6 +152,7 @@ class IntFFModule(UnitTrainer):
         sweep_size: int | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         if units is None:
             raise CheckpointError(

@@ -260,6 +260,7 @@ class Perturbed(ImageNegatives):
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Add noise to images ``(B, *)``; returns ``(B, 1, *)``."""
+        _need_pixels(self, image)
         noise = self.std * generator.normal(*image.shape[1:]).to(image.dtype)
         return (image + noise).clamp_(0, 1).unsqueeze(1)
 
@@ -280,6 +281,7 @@ class GaussianNoise(ImageNegatives):
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Draw noise ``(B, 1, *)`` in the shape of images ``(B, *)``."""
+        _need_pixels(self, image)
         noise = self.mean + self.std * generator.normal(*image.shape[1:])
         return noise.clamp_(0, 1).to(image.dtype).unsqueeze(1)
 
@@ -337,6 +339,14 @@ def _wrong(source: NegativeSource, k: int, num_classes: int) -> int:
             what = "the data has one class, so no label is wrong. Give num_classes if there are more."
         raise ConfigurationError(f"{type(source).__name__}(k={k}): {what}")
     return num_classes - 1
+
+
+def _need_pixels(source: NegativeSource, image: Tensor) -> None:
+    if not image.is_floating_point():
+        raise ConfigurationError(
+            f"{type(source).__name__} needs pixels or other numbers, and these are token ids: use WrongLabels, or "
+            "goodness by class."
+        )
 
 
 def _need_rows(source: NegativeSource, image: Tensor) -> None:

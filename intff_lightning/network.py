@@ -46,6 +46,7 @@ from intff_lightning.optim import (
 from intff_lightning.pairs import data_share, images_to_predict
 from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
 from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
+from intff_lightning.sequences import shape_of
 
 
 class StepOutput(dict[str, Tensor]):
@@ -72,8 +73,8 @@ class Network(Recorded, ExampleInputs):
     ``optimizer`` is ``None``; for the other arguments see :class:`~intff_lightning.module.IntFFModule`.
     """
 
-    asked: tuple[str, ...] = ("input_shape", "num_classes")
-    """Arguments that the datamodule supplies if nobody gives them."""
+    asked: tuple[str, ...] = ("input_shape", "num_classes", "vocabulary")
+    """Arguments that the data supply if nobody gives them; only token sequences have a vocabulary."""
 
     def __init__(
         self,
@@ -105,16 +106,15 @@ class Network(Recorded, ExampleInputs):
         check_clipping(trainer.gradient_clip_val)
         if trainer.accumulate_grad_batches < 1:
             raise ConfigurationError(f"accumulate_grad_batches={trainer.accumulate_grad_batches}: give 1 or more.")
-        callbacks = trainer.callbacks
-        if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+        if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
             raise ConfigurationError(
                 "the learning-rate finder looks for one learning rate of one optimizer, which this module does not "
                 "have:\ncompare a few learning rates by their val/accuracy instead."
             )
-        self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
-        if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in callbacks):
+        self._finetuned = any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
+        if any(isinstance(callback, BaseFinetuning | ModelPruning) for callback in trainer.callbacks):
             # they look at the layers in their `setup`
-            callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
+            trainer.callbacks.insert(0, LambdaCallback(setup=lambda trainer, module, stage: module.configure_model()))
         return []
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
@@ -124,18 +124,20 @@ class Network(Recorded, ExampleInputs):
     def setup(self, stage: str) -> None:
         """Take what is :attr:`asked` from the datamodule, unless it was given."""
         self._ask_datamodule()
-        for name in self.asked:
-            if self.hparams[name] is None:
-                raise ConfigurationError(
-                    f"{name} is unknown: wrap your data, PairedDataModule(YourDataModule()), "
-                    f"or give it, {type(self).__name__}(..., {name}=...)."
-                )
+        if unknown := self._unknown():
+            raise ConfigurationError(
+                f"{unknown[0]} is unknown: wrap your data, PairedDataModule(YourDataModule()), "
+                f"or give it, {type(self).__name__}(..., {unknown[0]}=...)."
+            )
+
+    def _unknown(self) -> list[str]:
+        return [name for name in self.asked if name != "vocabulary" and self.hparams[name] is None]
 
     def _ask_datamodule(self) -> None:
         datamodule = datamodule_of(self)
         for name in self.asked:
             mine, theirs = self.hparams[name], getattr(datamodule, name, None)
-            if mine is not None and theirs is not None and to_recipe(mine) != to_recipe(theirs):
+            if theirs is not None and (self._built or mine is not None) and to_recipe(mine) != to_recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
             self.hparams[name] = to_recipe(theirs if mine is None else mine)
 
@@ -143,8 +145,9 @@ class Network(Recorded, ExampleInputs):
         """Make the layers, once, as soon as the shape of the input is known."""
         if not self._built:
             self._ask_datamodule()  # weight averaging calls this before `setup`
-        if not self._built and all(self.hparams[name] is not None for name in self.asked):
-            self.build(tuple(self.hparams["input_shape"]), self.hparams.get("num_classes", 0))
+        if not self._built and not self._unknown():
+            shape = shape_of(self.hparams["input_shape"], self.hparams.get("vocabulary"))
+            self.build(shape, self.hparams.get("num_classes", 0))
             self._built = True
             if self.dtype != torch.float32:  # the network was cast before its layers existed
                 self.to(self.dtype)
@@ -323,8 +326,7 @@ class Network(Recorded, ExampleInputs):
                     checkpoint["callbacks"].pop(name, None)
                     checkpoint["callbacks"].update({name: state} if state else {})
             epoch, batch = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current
-            between = epoch.processed == epoch.started
-            cut = between and epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
+            cut = epoch.processed == epoch.started > 0 and not trainer.is_last_batch  # by max_steps, or an early stop
             if cut and "loops" in checkpoint:
                 checkpoint["loops"] = with_epoch_to_finish(trainer, checkpoint["loops"])
             accumulated = 0 if trainer.is_last_batch else batch.processed % trainer.accumulate_grad_batches

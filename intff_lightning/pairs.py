@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from intff_lightning.errors import ConfigurationError, DataError
-from intff_lightning.functional import float_pixels
 from intff_lightning.lightning_compat import training_loaders
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked
+from intff_lightning.sequences import network_input
 
 
 class PairedBatch(NamedTuple):
@@ -20,7 +20,7 @@ class PairedBatch(NamedTuple):
     """
 
     image: Tensor
-    """Images ``(B, *)``, float in [0, 1], after corruption and augmentation."""
+    """Images ``(B, *)``, float in [0, 1], after corruption and augmentation; or token ids ``(B, T)``, int64."""
     target: Tensor
     """True classes ``(B,)``, int64; for a regression, targets scaled to 0..1 over the training data, floating point."""
     negative_image: Tensor | None
@@ -69,7 +69,7 @@ def image_and_target(
         return batch.image, batch.target
     where = "a batch of the dataloader"
     try:
-        image, target = Reader(where).batch(batch)
+        image, target = Reader(where, vocabulary=_vocabulary(module)).batch(batch)
     except (DataError, ConfigurationError):
         count = 0 if module is None else training_loaders(module)
         if count < 2:
@@ -82,16 +82,17 @@ def image_and_target(
     dtype: Any = torch.float32 if module is None else module.dtype
     if module is not None:
         image, target = image.to(module.device), target.to(module.device)
-    image = float_pixels(image, dtype).to(dtype)
+    image = network_input(image, dtype)
     if num_classes is None:
         return image, target
     assert module is not None
     check_shape(image, module.hparams.get("input_shape"), where)
-    return checked(image, target, num_classes, where, wait=not module.training or module.global_step == 0)
+    wait = not module.training or module.global_step == 0
+    return checked(image, target, num_classes, where, wait, _vocabulary(module))
 
 
 def images_to_predict(batch: Any, module: L.LightningModule) -> Tensor:
-    """Return the images ``(B, *)`` of a batch to predict, in the dtype of the module.
+    """Return the images ``(B, *)`` of a batch to predict, in the dtype of the module; token ids stay int64.
 
     The batch is the images alone, or begins with them; labels are ignored.
 
@@ -99,9 +100,13 @@ def images_to_predict(batch: Any, module: L.LightningModule) -> Tensor:
         DataError, ConfigurationError: The batch is of another kind, or has pixels that are not finite.
     """
     where = "a batch to predict"
-    image, _ = Reader(where).batch(batch, labelled=False)
+    image, _ = Reader(where, vocabulary=_vocabulary(module)).batch(batch, labelled=False)
     dtype: Any = module.dtype
-    image = float_pixels(image.to(module.device), dtype).to(dtype)
+    image = network_input(image.to(module.device), dtype)
     check_shape(image, module.hparams.get("input_shape"), where)
-    check_pixels(image, where)
+    check_pixels(image, where, _vocabulary(module))
     return image
+
+
+def _vocabulary(module: L.LightningModule | None) -> int | None:
+    return None if module is None else module.hparams.get("vocabulary")

@@ -4,6 +4,9 @@ A sample or a batch is ``(image, target, ...)`` or a dictionary. Further element
 
 - images: tensors, NumPy arrays and PIL images, or a list of them in a batch. uint8 is scaled from 0..255 to 0..1 on the
   device, bool becomes 0 and 1, floating point is taken as it is, and ``pixel_range`` tells the range of any other;
+- token sequences: integers of one length T, also as lists: ids from 0 (padding, at the end alone) to
+  ``vocabulary - 1``. A datamodule says that its data are sequences, because integers could also be pixels:
+  ``PairedDataModule(..., vocabulary=...)``;
 - targets: integers, one per image, as tensors ``(B,)`` or ``(B, 1)``, arrays or lists; for a regression, numbers.
 
 Data sets in memory are checked once, when they are loaded. The batches of any other data are checked one by one on the
@@ -26,9 +29,10 @@ from torch.utils.data import default_collate
 
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.functional import l2_norm
+from intff_lightning.sequences import bad_sequences, check_sequences
 
-IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
-"""Names under which a dictionary's image is found."""
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input_ids")
+"""Names under which a dictionary's image, or its token sequence, is found."""
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 """Names under which a dictionary's label is found."""
 
@@ -43,6 +47,7 @@ class Reader:
             ``LABEL_KEYS``, if there is one of each.
         pixel_range: Lowest and highest value of the pixels, which become 0 and 1; ``None`` takes uint8, bool and
             floating point as they are, and refuses other integers.
+        vocabulary: Number of token ids, if the data are token sequences ``(B, T)`` and no images. They become int64.
         regression: Targets are numbers, which become float32, and no classes.
 
     Raises:
@@ -53,12 +58,13 @@ class Reader:
     where: str
     keys: Sequence[str] | None = None
     pixel_range: Sequence[float] | None = None
+    vocabulary: int | None = None
     regression: bool = False
 
     def batch(self, batch: Any, labelled: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return the images ``(B, *)`` of a batch, uint8 or floating point, and its targets, see :meth:`labels`.
 
-        Without ``labelled``, the batch may be the images alone, and there are no classes.
+        Without ``labelled``, the batch may be the images alone, and there are no classes. Token sequences are int64.
         """
         images, labels = self._fields(batch, labelled)
         if isinstance(images, list | tuple):
@@ -148,9 +154,12 @@ class Reader:
         tensors = [self.tensor(array) for array in arrays]
         for number, tensor in enumerate(tensors):
             if (tensor.shape, tensor.dtype) != (tensors[0].shape, tensors[0].dtype):
+                advice = "All images need one shape and one dtype: resize or convert them."
+                if self.vocabulary is not None:
+                    advice = "Pad the sequences of token ids with zeros to one length."
+                what = "image" if self.vocabulary is None else "sequence"
                 raise self._refusal(
-                    f"image {number} of a batch is {_kind(tensor)}, and the first one {_kind(tensors[0])}",
-                    "All images need one shape and one dtype: resize or convert them.",
+                    f"{what} {number} of a batch is {_kind(tensor)}, and the first one {_kind(tensors[0])}", advice
                 )
         if tensors and not tensors[0].ndim:
             raise self._refusal("an image is a single number", "Images (*) of one or more dimensions are needed.")
@@ -158,6 +167,8 @@ class Reader:
 
     def tensor(self, value: Any) -> Tensor:
         """Return a tensor of the same values."""
+        if self.vocabulary is not None and isinstance(value, list) and all(isinstance(item, int) for item in value):
+            value = torch.tensor(value, dtype=torch.int64)
         if isinstance(value, np.ndarray | np.generic):
             try:  # a copy: torch has no read-only arrays and no foreign byte order
                 value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
@@ -187,7 +198,9 @@ class Reader:
         return int(value)
 
     def pixels(self, image: Tensor) -> Tensor:
-        """Return pixels as uint8 (0..255) or floating point."""
+        """Return pixels as uint8 (0..255) or floating point, and token ids as int64."""
+        if self.vocabulary is not None:
+            return self._ids(image)
         if image.is_complex():
             raise self._refusal(f"images are {image.dtype}", "Real numbers are needed.")
         if self.pixel_range is not None:
@@ -207,8 +220,15 @@ class Reader:
             return image.float()
         raise self._refusal(
             f"pixels are {image.dtype}, and nothing tells their range",
-            "Give it: PairedDataModule(..., pixel_range=[LOWEST, HIGHEST]).",
+            "Give it: PairedDataModule(..., pixel_range=[LOWEST, HIGHEST]). For token ids, give vocabulary=.",
         )
+
+    def _ids(self, ids: Tensor) -> Tensor:
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim != 2:
+            raise self._refusal(
+                f"vocabulary={self.vocabulary}, and the batch is {_kind(ids)}", "Token ids are integers (B, T)."
+            )
+        return ids.to(torch.int64)
 
     def _refusal(self, what: str, advice: str) -> DataError:
         return DataError(f"{self.where}: {what}. {advice}".rstrip())
@@ -257,11 +277,14 @@ def check_labels(target: Tensor, num_classes: int | None, where: str) -> None:
         )
 
 
-def check_pixels(image: Tensor, where: str) -> None:
+def check_pixels(image: Tensor, where: str, vocabulary: int | None = None) -> None:
     """Refuse images ``(B, *)`` with NaN or infinite pixels by a DataError that names the first of them in ``where``.
 
     Pixels so large that the L2 norm of their image overflows are refused too: a normalization would make them zero.
+    With a ``vocabulary``, bad token sequences are refused, see :func:`~intff_lightning.sequences.check_sequences`.
     """
+    if vocabulary is not None:
+        check_sequences(image, vocabulary, where)
     if image.is_floating_point():
         bad = ~l2_norm(image).isfinite()
         if bad.any():
@@ -300,18 +323,24 @@ def warn_of_mistakes(image: Tensor) -> None:
         )
 
 
-def checked(image: Tensor, target: Tensor, num_classes: int | None, where: str, wait: bool) -> tuple[Tensor, Tensor]:
-    """Return floating point images and targets that are checked.
+def checked(
+    image: Tensor, target: Tensor, num_classes: int | None, where: str, wait: bool, vocabulary: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return floating point images, or token sequences, and targets that are checked.
 
     Samples on the CPU are refused by name. So are those on an accelerator if ``wait`` allows to wait for it. Otherwise
-    images with a label out of range become NaN.
+    images with a label out of range become NaN; the ids of such a sequence, or of a bad one, become -1, which an
+    :class:`~intff_lightning.units.EmbeddingUnit` turns into NaN.
     """
     if wait or image.device.type == "cpu":
         check_labels(target, num_classes, where)
-        check_pixels(image, where)
+        check_pixels(image, where, vocabulary)
         return image, target
     bad = _out_of_range(target, num_classes)
-    return image.masked_fill(bad.view(-1, *[1] * (image.ndim - 1)), float("nan")), target.masked_fill(bad, 0)
+    target = target.masked_fill(bad, 0)
+    if vocabulary is not None:
+        return image.masked_fill((bad | bad_sequences(image, vocabulary)).unsqueeze(1), -1), target
+    return image.masked_fill(bad.view(-1, *[1] * (image.ndim - 1)), float("nan")), target
 
 
 def _out_of_range(target: Tensor, num_classes: int | None) -> Tensor:

@@ -6,11 +6,13 @@ import warnings
 
 import lightning as L
 import torch
+from token_data import token_data
 
-from intff_lightning import DenseUnit, HardLabels, IntFFModule, WrongLabels
+from intff_lightning import DenseUnit, EmbeddingUnit, HardLabels, IntFFModule, RecurrentUnit, WrongLabels
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LinearProbe
 from intff_lightning.datamodules import DigitsDataModule
+from intff_lightning.local import RMS
 
 RUNS = [
     ("immediate", 1, WrongLabels),
@@ -18,6 +20,7 @@ RUNS = [
     ("joint", 1, WrongLabels),
     ("joint", 4, HardLabels),
     ("immediate", 3, WrongLabels, {"chunk_size": 20, "vote_weights": "validation"}),
+    ("immediate", "sequences", WrongLabels),
 ]
 
 
@@ -56,8 +59,12 @@ def train(world, update, units, source, options=None):
         torch.manual_seed(0)
         optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         options = {"update": update, "optimizer": optimizer, **(options or {})}
-        module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], **options).double()
-        data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
+        if units == "sequences":
+            module = IntFFModule([EmbeddingUnit(8), RecurrentUnit(8)], normalization=RMS(), **options).double()
+            data = token_data(train=1257, batch_size=48 // world, negatives=source(2))
+        else:
+            module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], **options).double()
+            data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
         sent, callbacks = Bytes(), [GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)]
         trainer = L.Trainer(
             accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=2,

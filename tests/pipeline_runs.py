@@ -13,23 +13,26 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from token_data import token_data
 
 from intff_lightning import (
     AttentionUnit,
     ConvUnit,
     DenseUnit,
+    EmbeddingUnit,
     HiddenUnit,
     IntFFModule,
     LabelEmbedding,
     LabelPlanes,
     LabelToken,
+    RecurrentUnit,
     UnitPipelineStrategy,
     WrongLabels,
 )
 from intff_lightning.augmentations import RandomShift
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LastCheckpoint, LinearProbe
 from intff_lightning.datamodules import DigitsDataModule
-from intff_lightning.local import ChannelGoodness, LabelCrossEntropy, NoNormalization
+from intff_lightning.local import RMS, ChannelGoodness, LabelCrossEntropy, NoNormalization
 from intff_lightning.optim import CosineDecay
 
 LIMIT = 550_000_000  # bytes
@@ -62,6 +65,8 @@ RUNS = {  # modules, options of the Trainer, and the numbers of stages
                                    scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau),
                {"precision": "bf16-mixed"}, (2,)),
     "chunks": (lambda: IntFFModule(dense(3), chunk_size=40, loss=LabelCrossEntropy()), {}, (3,)),
+    "sequences": (lambda: IntFFModule([EmbeddingUnit(8), RecurrentUnit(8), DenseUnit([6])], normalization=RMS()), {},
+                  (2,)),
     "draws": (lambda: IntFFModule([DenseUnit([14], activation="RReLU") for _ in range(3)]), {}, (2, 3)),
 }  # fmt: skip
 
@@ -97,7 +102,12 @@ def train(name, stages, folder, strategy=None, callbacks=(), ckpt_path=None, **o
     make, flags, _ = RUNS[name]
     L.seed_everything(0, verbose=False)  # from which Lightning seeds several processes anew
     module = make()
-    data = DigitsDataModule(batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2)
+    if name == "sequences":
+        data = token_data(negatives=WrongLabels(2))
+    else:
+        data = DigitsDataModule(
+            batch_size=32, negatives=WrongLabels(2), augmentation=RandomShift(1), seed=0, val_size=0.2
+        )
     probe = [LinearProbe(epochs=1, every_n_epochs=2)] if name == "plain" else []
     callbacks = [*callbacks, GoodnessLogger(), GoodnessAccuracy(), *probe, EarlyStopping("val/accuracy", mode="max")]
     options = {"max_epochs": 2, "limit_train_batches": 7, "limit_val_batches": 2, "limit_test_batches": 2,

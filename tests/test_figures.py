@@ -109,6 +109,7 @@ def test_histograms_count_every_sample_and_show_the_threshold():
 
 
 def test_units_that_do_not_vote_are_hatched():
+    assert plots.accuracy_by_unit("", [0.0, 0.0], 0.0).axes[0].get_ylim() == (0.0, 1.08)
     axes = plots.accuracy_by_unit("", [90.0, 95.0, 96.5], 97.25, [1, 2]).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [90.0, 95.0, 96.5, 97.25]
     assert [bar.get_hatch() for bar in axes.patches] == ["//", None, None, None]

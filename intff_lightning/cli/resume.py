@@ -20,7 +20,8 @@ RUNS = "lightning_logs"
 
 _PARTS = ("model", "data", "probe", "help", "h", "print_config")
 _FREE = ("data.init_args.data_dir", "data.init_args.num_workers")  # options that change nothing that is trained
-_FOUND = ("input_shape", "num_classes", "target_range", "preprocessing")  # supplied by the data if nobody gives them
+_FOUND = ("input_shape", "num_classes", "vocabulary", "target_range", "preprocessing")
+"""Arguments that the data supply if nobody gives them."""
 
 
 def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[str]:

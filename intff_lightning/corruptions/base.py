@@ -7,8 +7,8 @@ from torch import Tensor
 
 from intff_lightning.draws import Draws, splitmix64
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.functional import float_pixels
 from intff_lightning.recipe import Recorded
+from intff_lightning.sequences import network_input
 
 _EPOCH = -1  # no real epoch, so that a corruption shares no draw with negatives and augmentation
 _CHUNK = 4096
@@ -118,7 +118,7 @@ def in_chunks(
         part = slice(start, start + _CHUNK)
         index = torch.arange(first + start, first + start + len(target[part]), device=target.device)
         draws = Draws(seed, _EPOCH, index)
-        clean = float_pixels(image[part]), target[part]
+        clean = network_input(image[part], torch.float32), target[part]
         parts.append(corruption(*clean, num_classes=num_classes, mean=mean.to(image.device), generator=draws))
     images, targets = zip(*parts, strict=True)
     return torch.cat(images), torch.cat(targets)

@@ -24,6 +24,8 @@ class GaussianPixels(Corruption):
         self.std = std
 
     def corrupt(self, image: Tensor, target: Tensor, *, num_classes: int, mean: Tensor, generator: Draws) -> Samples:
+        if not image.is_floating_point():
+            raise ConfigurationError(f"{type(self).__name__} needs pixels, and these are token ids: use LabelNoise.")
         return image + self.std * generator.normal(*image.shape[1:]).to(image.dtype), target
 
 

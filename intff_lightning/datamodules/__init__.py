@@ -7,6 +7,7 @@ from intff_lightning.datamodules.mnist_c import MNISTCDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
+from intff_lightning.datamodules.words import WordLanguageDataModule
 
 __all__ = [
     "CIFAR10DataModule",
@@ -18,4 +19,5 @@ __all__ = [
     "MNISTDataModule",
     "PairedDataModule",
     "TableDataModule",
+    "WordLanguageDataModule",
 ]

@@ -2,7 +2,8 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -97,7 +98,8 @@ class DatasetDataModule(PartDataModule):
     has no ``val``, ``divide`` gives the indices of training and validation samples in ``train``; if it has no
     ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory. ``num_classes`` is
     the number of classes that the user gave, and ``classes`` tells the one in force. ``keys``, ``pixel_range`` and
-    ``regression`` are those of :class:`~intff_lightning.samples.Reader`.
+    the number of classes that the user gave, and ``classes`` tells the one in force. ``reader`` reads the samples,
+    and ``source`` is the name of the datamodule in messages.
     """
 
     def __init__(
@@ -110,17 +112,15 @@ class DatasetDataModule(PartDataModule):
         classes: Callable[[], int],
         batch_size: int,
         num_workers: int,
-        keys: Sequence[str] | None,
-        pixel_range: Sequence[float] | None,
+        reader: Reader,
         cache: bool,
         source: str,
-        regression: bool = False,
     ) -> None:
         super().__init__()
         self.load, self.divide, self.corrupt, self.seed = load, divide, corrupt, seed
         self.num_classes, self.classes = num_classes, classes
-        self.batch_size, self.num_workers, self.source = batch_size, num_workers, source
-        self.keys, self.pixel_range, self.cache, self.regression = keys, pixel_range, cache, regression
+        self.batch_size, self.num_workers, self.cache, self.source = batch_size, num_workers, cache, source
+        self._reader = reader
         self._told: list[int] = []
         self._datasets: dict[Part, Dataset[Any] | None] = {}
         self._classes: int | None = None
@@ -129,7 +129,7 @@ class DatasetDataModule(PartDataModule):
 
     def reader(self, where: str) -> Reader:
         """Return the reader of samples of the data ``where``."""
-        return Reader(where, self.keys, self.pixel_range, self.regression)
+        return replace(self._reader, where=where)
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, loaded and checked at the first call, or ``None`` if there is none."""
@@ -168,20 +168,21 @@ class DatasetDataModule(PartDataModule):
             image, target = reader.batch(dataset.tensors, labelled=part != "predict")
             dataset = self._in_memory(image, torch.full((len(image),), -1) if target is None else target)
         elif isinstance(dataset, InMemoryDataset):
-            if dataset.regression is not self.regression:
+            if dataset.regression is not reader.regression:
                 raise ConfigurationError(f"{part} data has regression={dataset.regression}: give it to {self.source}.")
-            if self.keys is not None:
-                raise ConfigurationError(f"keys={list(self.keys)} has no effect: {part} data is in memory as tensors.")
+            if reader.keys is not None:
+                keys = list(reader.keys)
+                raise ConfigurationError(f"keys={keys} has no effect: {part} data is in memory as tensors.")
             image = reader.pixels(dataset.image)
             dataset = dataset if image is dataset.image else self._in_memory(image, dataset.target)
         if isinstance(dataset, InMemoryDataset):
-            check_pixels(dataset.image, reader.where)
+            check_pixels(dataset.image, reader.where, reader.vocabulary)
             if part != "predict":
                 check_labels(dataset.target, self.num_classes, reader.where)
         return dataset
 
     def _in_memory(self, image: Tensor, target: Tensor) -> InMemoryDataset:
-        return InMemoryDataset(image, target, self.regression)
+        return InMemoryDataset(image, target, self._reader.regression)
 
     def _cached(self, dataset: Dataset[Any], part: Part) -> InMemoryDataset:
         """Read all samples into memory, once."""

@@ -36,7 +36,8 @@ class InMemoryDataset(Dataset[IndexedBatch]):
     """A whole data set as two tensors, fetched by lists of indices instead of sample by sample.
 
     Args:
-        image: ``(N, *)``, uint8, or float in [0, 1]; other pixels need the ``pixel_range`` of a datamodule.
+        image: ``(N, *)``, uint8, or float in [0, 1]; other pixels need the ``pixel_range`` of a datamodule, and token
+            ids ``(N, T)`` its ``vocabulary``.
         target: ``(N,)`` or ``(N, 1)``, integers.
         regression: Targets are numbers, and no classes.
 
@@ -99,7 +100,7 @@ class IndexedDataset(Dataset[Any]):
                 return content
         try:
             image, target = self.reader.samples(contents, labelled=self.num_classes is not None)
-            check_pixels(image, self.reader.where)
+            check_pixels(image, self.reader.where, self.reader.vocabulary)
             if target is None:
                 target = torch.full((len(image),), -1)
             else:

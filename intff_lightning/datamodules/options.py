@@ -41,6 +41,7 @@ def check_options(
     num_classes: int | None,
     keys: list[str] | None,
     pixel_range: list[float] | None,
+    vocabulary: int | None = None,
 ) -> None:
     """Refuse options out of range or of another type."""
     integers = {"batch_size": batch_size, "val_seed": val_seed, "num_workers": num_workers}
@@ -58,6 +59,10 @@ def check_options(
     if keys is not None and (isinstance(keys, str) or len(keys) != 2):
         raise ConfigurationError(f"keys={keys}: two names are needed, [IMAGE, LABEL].")
     check_pixel_range(pixel_range)
+    if vocabulary is not None and not (_is_integer(vocabulary) and vocabulary >= 2):
+        raise ConfigurationError(f"vocabulary={vocabulary!r}: an integer, 2 or more, is needed; 0 is padding.")
+    if vocabulary is not None and pixel_range is not None:
+        raise ConfigurationError("pixel_range has no effect on token ids: give vocabulary or pixel_range, not both.")
 
 
 def check_pixel_range(pixel_range: Sequence[float] | None) -> None:

@@ -1,8 +1,10 @@
 """PairedDataModule: positive and negative data from any datamodule or data set of ``(image, target)``."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -18,12 +20,12 @@ from intff_lightning.datamodules.loading import IndexedBatch, InMemoryDataset, d
 from intff_lightning.datamodules.looking import first_image
 from intff_lightning.draws import Draws, sample_numbers
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.functional import float_pixels
 from intff_lightning.modes import evaluating
 from intff_lightning.negatives import NegativeSource, ShiftedTargets, WrongLabels, check_negatives
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.recipe import Recorded, record
 from intff_lightning.samples import Reader, check_pixels, check_shape, checked, warn_of_mistakes
+from intff_lightning.sequences import network_input
 
 
 class PairedDataModule(Recorded, PartDataModule):
@@ -65,6 +67,7 @@ class PairedDataModule(Recorded, PartDataModule):
             names (``image``, ``img``, ``x``, ...; ``label``, ``target``, ``y``, ...).
         pixel_range: Lowest and highest pixel, which become 0 and 1; ``None`` takes 0..255 for uint8, and floating point
             pixels as they are. Other integers need it.
+        vocabulary: Number of token ids, 0 (padding, at the end) included, if samples are token sequences ``(T,)``.
         cache: Read data sets into memory once, at their first use, so that an epoch reads no files. Their transforms
             must not be random.
 
@@ -92,6 +95,7 @@ class PairedDataModule(Recorded, PartDataModule):
         num_classes: int | None = None,
         keys: list[str] | None = None,
         pixel_range: list[float] | None = None,
+        vocabulary: int | None = None,
         cache: bool = False,
         test_corruption: Corruption | None = None,
         regression: bool = False,
@@ -99,22 +103,26 @@ class PairedDataModule(Recorded, PartDataModule):
     ) -> None:
         super().__init__()
         given: Mapping[Part, Dataset[Any] | None] = dict(zip(PARTS, (train, val, test, predict), strict=True))
-        options.check_options(batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range)
+        options.check_options(
+            batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range, vocabulary
+        )
         check_keeps_labels(test_corruption)
         for part, dataset in given.items():
             options.check_dataset(part, dataset)
         self._given = given
-        self.negatives: NegativeSource = negatives or (ShiftedTargets() if regression else WrongLabels())
+        default = ShiftedTargets() if regression else WrongLabels()
+        self.negatives: NegativeSource = default if negatives is None else negatives
         self.corruption, self.augmentation, self.test_corruption = corruption, augmentation, test_corruption
         options.check_task(regression, target_range, num_classes, self.negatives, corruption)
         self.regression, num_classes = regression, 1 if regression else num_classes
         self._target_range = None if target_range is None else [float(end) for end in target_range]
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
-        self.keys, self.pixel_range = keys, pixel_range
-        read_as: tuple[Any, ...] = (batch_size, num_workers, keys, pixel_range, cache, type(self).__name__, regression)
-        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, self._class_count)
+        self.vocabulary, self._name = vocabulary, type(datamodule or self).__name__
+        self._reader = Reader(f"a batch of {self._name}", keys, pixel_range, vocabulary, regression)
+        read_as = (batch_size, num_workers, self._reader, cache, self._name)
+        count = functools.partial(getattr, self, "num_classes")  # pickles, unlike a lambda
+        own = (self.load, self.divide, self._corrupt_set, self.settle_seed, num_classes, count)
         self.inner: Any = datamodule or DatasetDataModule(*own, *read_as)
-        self._name = type(datamodule or self).__name__
         hooks = ("transfer_batch_to_device", "on_after_batch_transfer")
         self._reads_late = datamodule is not None and any(defines(datamodule, hook) for hook in hooks)
         self._corrupts_batches = corruption is not None
@@ -123,9 +131,6 @@ class PairedDataModule(Recorded, PartDataModule):
         self._num_classes = num_classes
         record(self, logger=False)
         self._check_effects(datamodule)
-
-    def _class_count(self) -> int:
-        return self.num_classes
 
     def _check_effects(self, datamodule: L.LightningDataModule | None) -> None:
         """Refuse options that were given and would have no effect."""
@@ -234,12 +239,8 @@ class PairedDataModule(Recorded, PartDataModule):
             source: Any = next((data for data in map(self.dataset, PARTS) if data is not None), None)
             if source is None:
                 raise ConfigurationError("PairedDataModule has no data: give it a datamodule, or train=a dataset.")
-            return self._reader("a sample").samples([source[0]], labelled=False)[0][0]
-        late = self._reads_late
-        return first_image(self.inner, self.trainer, self.loader, self._reader(), late, self._name)
-
-    def _reader(self, where: str | None = None) -> Reader:
-        return Reader(where or f"a batch of {self._name}", self.keys, self.pixel_range, self.regression)
+            return replace(self._reader, where="a sample").samples([source[0]], labelled=False)[0][0]
+        return first_image(self.inner, self.trainer, self.loader, self._reader, self._reads_late, self._name)
 
     def settle_seed(self) -> int:
         """Return the seed in force: the given one, else that of ``seed_everything``, else 0."""
@@ -313,38 +314,37 @@ class PairedDataModule(Recorded, PartDataModule):
         image, target, index = batch
         tested = (trainer.testing or trainer.predicting) and not self.reads_training_data
         if self.test_corruption is not None and tested:
-            image = float_pixels(image, trainer.lightning_module.dtype)
+            image = network_input(image, trainer.lightning_module.dtype)
             number = index if isinstance(self.inner, DatasetDataModule) else None
             image = self.test_corruption.of_test_images(image, number, seed=self.settle_seed())
         if trainer.predicting:
-            return float_pixels(image, trainer.lightning_module.dtype)
+            return network_input(image, trainer.lightning_module.dtype)
         return self.pair(image, target, index, training=bool(trainer.training))
 
     def _read(self, batch: Any, dataloader_idx: int) -> IndexedBatch:
         """Read and check a batch of another datamodule."""
         if isinstance(batch, PairedBatch):
             raise ConfigurationError(f"{self._name} gives paired batches already: use it without PairedDataModule.")
-        trainer, reader = self.trainer, self._reader()
+        trainer, reader = self.trainer, self._reader
         image, target = reader.batch(batch, labelled=trainer is None or not trainer.predicting)
         image = self._in_dtype(image)
         number = 0 if trainer is None else loading.batches_begun(trainer)
         if isinstance(batch, IndexedBatch):
             index = batch.sample
         else:
-            rank = data_share(trainer)[0]
-            index = sample_numbers(len(image), number, rank, dataloader_idx).to(image.device)
+            index = sample_numbers(len(image), number, data_share(trainer)[0], dataloader_idx).to(image.device)
         if target is None:
-            check_pixels(image, reader.where)
+            check_pixels(image, reader.where, self.vocabulary)
             return IndexedBatch(image, torch.full_like(index, -1), index)
-        image, target = checked(image, target.to(image.device), self.num_classes, reader.where, wait=number == 0)
-        return IndexedBatch(image, target, index)
+        target, classes, wait = target.to(image.device), self.num_classes, number == 0
+        return IndexedBatch(*checked(image, target, classes, reader.where, wait, self.vocabulary), index)
 
     def _in_dtype(self, image: Tensor) -> Tensor:
         """Return images in the dtype of the module; on the CPU, uint8 is kept, because it is sent faster."""
         dtype: Any = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
         if image.device.type == "cpu" and image.dtype in (dtype, torch.uint8):
             return image
-        return float_pixels(image, dtype).to(dtype)
+        return network_input(image, dtype)
 
     def pair(self, image: Tensor, target: Tensor, index: Tensor, training: bool) -> PairedBatch:
         """Corrupt and augment images, and draw their negatives.
@@ -361,7 +361,7 @@ class PairedDataModule(Recorded, PartDataModule):
         generator = Draws(seed, epoch, index if training else ~index)
         module = trainer.lightning_module if trainer else None
         dtype: Any = torch.float32 if module is None else module.dtype
-        image = float_pixels(image, dtype).to(dtype)
+        image = network_input(image, dtype)
         if self.target_range is not None:
             target = loading.scaled(target, self.target_range).to(dtype)
         if training and self.corruption is not None and self._corrupts_batches:

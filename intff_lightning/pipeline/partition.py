@@ -15,6 +15,7 @@ from intff_lightning.errors import ConfigurationError
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.module import IntFFModule
 from intff_lightning.recipe import from_recipe
+from intff_lightning.sequences import example
 
 
 def balance(costs: Sequence[float], stages: int) -> list[range]:
@@ -72,7 +73,7 @@ def measure(module: IntFFModule, device: torch.device, context: Any, repeats: in
             images = min(512, datamodule.batch_size)
     size, seconds = 2 * images, []
     known: dict[Any, float] = {}
-    shape = tuple(module.encoder.output_shape)
+    shape = module.encoder.output_shape
     with isolate_rng(), torch.enable_grad():
         for unit in module.units:
             alike = shape, repr(unit), repr(unit.optimizer)
@@ -83,7 +84,8 @@ def measure(module: IntFFModule, device: torch.device, context: Any, repeats: in
             trial = copy.deepcopy(unit).to(device)
             factory = from_recipe(unit.optimizer) or module.optimizer_factory
             optimizer = factory([p for p in trial.parameters() if p.requires_grad])
-            x = torch.rand(size, *alike[0], device=device, dtype=next(trial.parameters()).dtype)
+            x = example(alike[0], size, next(trial.parameters()))
+            x = torch.rand_like(x) if x.is_floating_point() else x
             times = []
             for _ in range(1 + repeats):
                 _synchronize(device)

@@ -210,9 +210,8 @@ def accuracy_by_unit(title: str, units: Sequence[float], vote: float, voting: Se
     axes.set_xticks(range(len(heights)), [*(str(k) for k in range(len(units))), "vote"])
     silent = bool(voting) and len(set(voting)) < len(units)
     below = "unit alone (hatched: does not vote)" if silent else "unit alone"
-    axes.set(
-        title=title, xlabel=below, ylabel="accuracy (%)", ylim=(bottom, max(heights) + 0.08 * (max(heights) - bottom))
-    )
+    top = max(heights) if max(heights) > bottom else bottom + 1  # all may be 0
+    axes.set(title=title, xlabel=below, ylabel="accuracy (%)", ylim=(bottom, top + 0.08 * (top - bottom)))
     axes.grid(True, axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     return figure

@@ -5,6 +5,7 @@ from intff_lightning.units.chain import UnitChain
 from intff_lightning.units.conv import ConvUnit
 from intff_lightning.units.dense import DenseUnit
 from intff_lightning.units.hidden import HiddenUnit, UnitStack
+from intff_lightning.units.positions import EmbeddingUnit, SequenceUnit
 from intff_lightning.units.recurrent import RecurrentUnit
 from intff_lightning.units.splitting import split
 from intff_lightning.units.torchvision import TorchvisionUnit
@@ -13,8 +14,10 @@ __all__ = [
     "AttentionUnit",
     "ConvUnit",
     "DenseUnit",
+    "EmbeddingUnit",
     "HiddenUnit",
     "RecurrentUnit",
+    "SequenceUnit",
     "TorchvisionUnit",
     "UnitChain",
     "UnitStack",

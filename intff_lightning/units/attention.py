@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.units.hidden import HiddenUnit, activation_layer
+from intff_lightning.units.hidden import activation_layer
+from intff_lightning.units.positions import SequenceUnit
 
 
 class Tokens(nn.Module):
@@ -33,12 +34,30 @@ class Tokens(nn.Module):
         return (tokens.flatten(2).transpose(1, 2) if x.ndim == 4 else tokens) + self.position
 
 
-class AttentionUnit(HiddenUnit):
+class _PaddedBlocks(nn.Module):
+    """Transformer blocks in which no position attends to padding."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        tokens, *blocks, output = layers
+        self.tokens, self.blocks, self.output = tokens, nn.ModuleList(blocks), output
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        padding = ~real
+        padding[:, 0] = False  # a softmax over no position would be NaN
+        h: Tensor = self.tokens(x)
+        for block in self.blocks:
+            h = block(h, src_key_padding_mask=padding)
+        h = self.output(h)
+        return h
+
+
+class AttentionUnit(SequenceUnit):
     """A unit of self-attention: tokens, ``blocks`` pre-norm transformer blocks, and a dense output layer.
 
     The first unit cuts an image into patches, or takes the tokens of :class:`~intff_lightning.labels.LabelToken`. Later
-    units take the tokens of the unit before. The output shape is ``(T, width)``. Goodness is that of the output layer,
-    because a residual stream would carry the goodness of its input along.
+    units take the tokens of the unit before; no token attends to padding. The output shape is ``(T, width)``. Goodness
+    is that of the output layer, because a residual stream would carry the goodness of its input along.
 
     Args:
         width: Number of features per token.
@@ -69,7 +88,10 @@ class AttentionUnit(HiddenUnit):
         self.width, self.blocks, self.heads, self.patch = width, blocks, heads, patch
         self.expansion, self.activation = expansion, activation
 
-    def make_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+    def make_padded_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+        return _PaddedBlocks(self.make_body(input_shape))
+
+    def make_body(self, input_shape: tuple[int, ...]) -> nn.Sequential:
         if len(input_shape) not in (2, 3):
             raise ConfigurationError(
                 f"uses attention and needs an image (C, H, W) or tokens (T, F), not an input of shape {input_shape}."

@@ -27,6 +27,8 @@ class DenseUnit(HiddenUnit):
         **options: Arguments of :class:`HiddenUnit`.
     """
 
+    reads_padding = True  # as zeros in their places
+
     def __init__(
         self,
         widths: list[int],

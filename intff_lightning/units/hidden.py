@@ -15,6 +15,7 @@ from intff_lightning.local import Goodness, LocalLoss, MeanSquares, SoftplusLoss
 from intff_lightning.modes import Freezable, evaluating
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_clipping, check_factories
 from intff_lightning.recipe import RecordedModule, from_recipe
+from intff_lightning.sequences import PaddedShape, TokenShape, example
 
 
 class HiddenUnit(Freezable, RecordedModule):
@@ -32,6 +33,12 @@ class HiddenUnit(Freezable, RecordedModule):
         gradient_clip_val: Gradient clipping of this unit; ``None`` takes the module's.
     """
 
+    reads_tokens: bool = False
+    """Whether the unit takes token ids, and so may be the first one for token sequences."""
+    reads_padding: bool = False
+    """Whether the unit takes sequences with padded positions, and does not let them count."""
+    input_shape: tuple[int, ...] = ()
+    """Shape of one sample of the input, known after :meth:`setup`."""
     output_shape: tuple[int, ...] = ()
     """Shape of one sample's activations, known after :meth:`setup`."""
 
@@ -66,6 +73,33 @@ class HiddenUnit(Freezable, RecordedModule):
         """Return the body for inputs ``(B, *input_shape)``. Unit families override it; a given body stays."""
         return self.body
 
+    def body_for(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """Return the body for inputs that may be token ids or have padding; refuse them if the unit does not read them.
+
+        The body of a plain HiddenUnit may read token ids, if it returns one vector per sequence.
+        """
+        self.check_input(input_shape)
+        return self.make_body(input_shape)
+
+    def check_input(self, input_shape: tuple[int, ...]) -> None:
+        """Refuse token ids or padding that the unit does not read."""
+        if isinstance(input_shape, TokenShape) and not (self.reads_tokens or type(self) is HiddenUnit):
+            raise ConfigurationError("cannot read token ids: put an EmbeddingUnit first.")
+        if isinstance(input_shape, PaddedShape) and not self.reads_padding:
+            raise ConfigurationError(
+                "would read the padding of its sequences like tokens: use a RecurrentUnit, an AttentionUnit or a "
+                "DenseUnit, or derive your unit from SequenceUnit."
+            )
+
+    def shape_after(self, input_shape: tuple[int, ...], h: Tensor) -> tuple[int, ...]:
+        """Return the shape of one sample of the activations ``h`` of inputs of a shape."""
+        if isinstance(input_shape, TokenShape) and h.ndim > 2:
+            raise ConfigurationError(
+                f"returns {tuple(h.shape[1:])} for token ids, and not which positions are padding: return one vector "
+                "per sequence, or derive the unit from SequenceUnit."
+            )
+        return tuple(h.shape[1:])
+
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         """Build the body and prepare the goodness. The module calls this once.
 
@@ -76,7 +110,8 @@ class HiddenUnit(Freezable, RecordedModule):
         Raises:
             ConfigurationError: The body does not accept the input, or the goodness does not accept the body's output.
         """
-        made = self.make_body(input_shape)
+        self.input_shape = input_shape
+        made = self.body_for(input_shape)
         if self.frozen and made is not self.body:
             made.requires_grad_(False)
         self.body = made
@@ -84,8 +119,8 @@ class HiddenUnit(Freezable, RecordedModule):
         try:
             # eval mode: a look at the shapes must not move batch statistics or draw dropout masks
             with torch.no_grad(), evaluating(self):
-                output = self(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
-                self.output_shape = tuple(output.shape[1:])
+                output = self(example(input_shape, 2, like))
+                self.output_shape = self.shape_after(input_shape, output)
                 self.goodness.setup(self.output_shape, num_classes)
                 self.goodness.to(like)
                 if self.frozen:
@@ -110,12 +145,17 @@ class HiddenUnit(Freezable, RecordedModule):
 
     def activations(self, x: Tensor | LabelledImages) -> list[Tensor]:
         """Return the activations ``(B, *)`` of each layer: each child of a Sequential body, or the body itself."""
-        h: Tensor = self.normalization(x.dense() if isinstance(x, LabelledImages) else x)
+        h = self.normalize(x.dense() if isinstance(x, LabelledImages) else x)
         outputs = []
         for layer in self.body if isinstance(self.body, nn.Sequential) else [self.body]:
             h = layer(h)
             outputs.append(h)
         return outputs
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize inputs ``(B, *)``; token ids stay as they are."""
+        normalized: Tensor = x if x.dtype == torch.int64 else self.normalization(x)
+        return normalized
 
     def describe(self) -> str:
         """Describe the body in a few words, for tables."""
@@ -252,7 +292,7 @@ class UnitStack(Freezable, nn.ModuleList):
         if self._sizes is None:
             return
         like = next(self.parameters())
-        x = torch.zeros(2, *self._sizes[0], dtype=like.dtype, device=like.device)
+        x = example(self._sizes[0], 2, like)
         for k, unit in enumerate(units):
             try:
                 with torch.no_grad(), evaluating(unit):

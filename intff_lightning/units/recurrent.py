@@ -1,11 +1,13 @@
 """Recurrent units over the rows of an image, or over any sequence."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from intff_lightning.errors import ConfigurationError, check_choice
-from intff_lightning.units.hidden import HiddenUnit, activation_layer
+from intff_lightning.units.hidden import activation_layer
+from intff_lightning.units.positions import SequenceUnit
 
 Cell = Literal["GRU", "LSTM"]
 
@@ -24,10 +26,46 @@ class _Sequence(nn.Module):
         return h
 
 
-class RecurrentUnit(HiddenUnit):
+class _PaddedSequence(nn.Module):
+    """The same over sequences with padding, which is read last in either direction.
+
+    One cell for each direction: torch's packed sequences need the lengths on the CPU, and so would wait for the device.
+    """
+
+    def __init__(
+        self,
+        kind: type[nn.GRU] | type[nn.LSTM],
+        features: int,
+        width: int,
+        layers: int,
+        directions: int,
+        output: nn.Module,
+    ) -> None:
+        super().__init__()
+        sizes = [features, *[directions * width] * (layers - 1)]
+        self.cells = nn.ModuleList(
+            nn.ModuleList(kind(size, width, batch_first=True) for _ in range(directions)) for size in sizes
+        )
+        self.output = output
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        step, length = torch.arange(x.shape[1], device=x.device), real.sum(1, keepdim=True)
+        order = torch.where(step < length, length - 1 - step, step).unsqueeze(2)  # (B, T, 1): each one from its end
+        for layer in self.cells:
+            found = []
+            for number, cell in enumerate(cast(nn.ModuleList, layer)):
+                states, _ = cell(x if number == 0 else x.gather(1, order.expand_as(x)))
+                found.append(states if number == 0 else states.gather(1, order.expand_as(states)))
+            x = torch.cat(found, 2)
+        h: Tensor = self.output(x)
+        return h
+
+
+class RecurrentUnit(SequenceUnit):
     """A unit of recurrent layers over the rows of an image ``(C, H, W)``, or over a sequence ``(T, F)``.
 
-    The output has one vector per step, ``(T, width)``. Goodness is that of the output layer, over all steps.
+    The output has one vector per step, ``(T, width)``. Goodness is that of the output layer, over all steps. Padding is
+    not read before any step of its sequence, in either direction.
 
     Args:
         width: Number of neurons of the state, per direction, and of the output layer.
@@ -63,8 +101,16 @@ class RecurrentUnit(HiddenUnit):
         features = input_shape[0] * input_shape[2] if len(input_shape) == 3 else input_shape[1]
         kind = nn.GRU if self.cell == "GRU" else nn.LSTM
         cell = kind(features, self.width, self.layer_count, batch_first=True, bidirectional=self.bidirectional)
+        return _Sequence(cell, self._output())
+
+    def make_padded_body(self, input_shape: tuple[int, ...]) -> nn.Module:
+        kind = nn.GRU if self.cell == "GRU" else nn.LSTM
+        directions = 2 if self.bidirectional else 1
+        return _PaddedSequence(kind, input_shape[1], self.width, self.layer_count, directions, self._output())
+
+    def _output(self) -> nn.Module:
         both = self.width * (2 if self.bidirectional else 1)
-        return _Sequence(cell, nn.Sequential(nn.Linear(both, self.width), activation_layer(self.activation)))
+        return nn.Sequential(nn.Linear(both, self.width), activation_layer(self.activation))
 
     def describe(self) -> str:
         both = " both ways" if self.bidirectional else ""

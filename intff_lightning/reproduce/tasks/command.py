@@ -23,6 +23,7 @@ from intff_lightning.reproduce.tasks.task import Measurement, Task, markdown, me
 TASKS = {
     "tables": "classes in the rows of tables, by goodness of labels",
     "regression": "numbers in the rows of tables, by goodness of candidates",
+    "words": "token sequences: the language of a word from its letters",
 }
 """The tasks; each is a module beside this one, with a :class:`~intff_lightning.reproduce.tasks.task.Task` ``TASK``."""
 

@@ -20,7 +20,7 @@ from intff_lightning.local import LabelCrossEntropy, NoNormalization, UnitL2
 from intff_lightning.regression import BackpropRegression, RegressionModule, Regressor
 from intff_lightning.reproduce.tasks.tables import FOLDS, columns, folds
 from intff_lightning.reproduce.tasks.task import Task
-from intff_lightning.reproduce.tasks.training import SETTINGS, make_units, schedule, train
+from intff_lightning.reproduce.tasks.training import SETTINGS, epochs_of, make_units, schedule, train
 from intff_lightning.units.chain import UnitChain
 
 
@@ -76,7 +76,7 @@ def tuned(
     for setting in SETTINGS[:1] if quick else SETTINGS:
         L.seed_everything(seed, verbose=False)
         module, own = make_network(algorithm, setting), data()
-        found.append((train(module, own, quick, "val/r2"), module, own))
+        found.append((train(module, own, epochs_of(own, quick), "val/r2"), module, own))
     return max(found, key=lambda each: each[0])[1:]
 
 

@@ -22,7 +22,7 @@ from intff_lightning.module import IntFFModule
 from intff_lightning.negatives import WrongLabels
 from intff_lightning.network import Network
 from intff_lightning.reproduce.tasks.task import Task
-from intff_lightning.reproduce.tasks.training import SETTINGS, make_units, schedule, train
+from intff_lightning.reproduce.tasks.training import SETTINGS, epochs_of, make_units, schedule, train
 from intff_lightning.temperature import fit_temperature
 from intff_lightning.units.chain import UnitChain
 
@@ -77,11 +77,11 @@ def tuned(
     for setting in SETTINGS[:1] if quick else SETTINGS:
         L.seed_everything(seed, verbose=False)
         module, own = make_network(algorithm, setting), data()
-        diverged = train(module, own, quick) < 0
+        diverged = train(module, own, epochs_of(own, quick)) < 0
         losses.append(float("inf") if diverged else validation_loss(module, own))
     L.seed_everything(seed, verbose=False)
     module, own = make_network(algorithm, SETTINGS[losses.index(min(losses))]), data(val_size=0)
-    train(module, own, quick)
+    train(module, own, epochs_of(own, quick))
     return module, own
 
 

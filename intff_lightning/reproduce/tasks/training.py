@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from intff_lightning.callbacks import metrics_of
-from intff_lightning.datamodules import TableDataModule
+from intff_lightning.datamodules import PairedDataModule
 from intff_lightning.errors import DivergenceError
 from intff_lightning.local import NoNormalization
 from intff_lightning.network import Network
@@ -59,20 +59,24 @@ class Best(Callback):
             self.value, self.weights = value, copy.deepcopy(pl_module.state_dict())
 
 
-def train(module: Network, data: TableDataModule, quick: bool, monitor: str | None = None) -> float:
-    """Train a network for about 400 steps, at most 100 epochs; it is in eval mode afterwards.
+def epochs_of(data: PairedDataModule, quick: bool) -> int:
+    """Return the number of epochs that make about 400 steps, at most 100; one for a quick look."""
+    rows: Any = data.dataset("train")
+    return 1 if quick else min(100, -(-_STEPS // max(1, len(rows) // data.batch_size)))
+
+
+def train(module: Network, data: PairedDataModule, epochs: int, monitor: str | None = None) -> float:
+    """Train a network; it is in eval mode afterwards.
 
     Args:
         module: The network.
         data: Training data, and validation data if there is a ``monitor``.
-        quick: Train one epoch.
+        epochs: Number of epochs.
         monitor: Metric of about 20 validations, of which the best one gives the weights; ``None`` keeps the last.
 
     Returns:
         The best value of the metric, or 0 without one; minus infinity for a run that diverged.
     """
-    rows: Any = data.dataset("train")
-    epochs = 1 if quick else min(100, -(-_STEPS // max(1, len(rows) // data.batch_size)))
     best = None if monitor is None else Best(monitor)
     trainer = L.Trainer(
         max_epochs=epochs,
