@@ -290,13 +290,13 @@ class Network(Recorded, ExampleInputs):
         states = {c.state_key: c.state_dict() for c in trainer.callbacks if not isinstance(c, Checkpoint)}
         self._before_validation = {"random": random_state(), "callbacks": copy.deepcopy(states)}
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return scores ``(B, C)`` for a batch ``(image, ...)`` or a tensor of images ``(B, *)``.
+    def predictions(self, image: Tensor) -> Tensor:
+        """Return what ``predict`` writes for images ``(B, *)``: scores ``(B, C)``."""
+        return torch.as_tensor(self(image))
 
-        Raises:
-            DivergenceError: The largest score of an image is not finite, so that it has no class.
-        """
-        scores: Tensor = self(images_to_predict(batch, self))
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return :meth:`predictions` for a batch ``(image, ...)`` or images ``(B, *)``; refuse scores not finite."""
+        scores = self.predictions(images_to_predict(batch, self))
         undecided = int((~is_decided(scores)).sum())
         if undecided:
             raise DivergenceError(

@@ -74,7 +74,7 @@ class PredictionWriter(BasePredictionWriter):
         """Write the table with these of the columns loader, index, label and scores."""
         head = ["loader", "index", "label", *(f"score_{c}" for c in range(len(rows[0][3]) if rows else 0))]
         lines: list[list[Any]] = [head, *([*row[:3], *row[3]] for row in rows)]
-        _write_table(path, [line[columns] for line in lines])
+        write_table(path, [line[columns] for line in lines])
 
 
 class PictureWriter(PredictionWriter):
@@ -99,7 +99,7 @@ class PictureWriter(PredictionWriter):
         from intff_lightning.reporting.plots import contact_sheet, save  # matplotlib, only where it is needed
 
         head = ["file", "class", *(f"goodness_{c}" for c in range(len(rows[0][3])))]
-        _write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
+        write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
         scores = torch.tensor([row[3] for row in rows])
         for first in range(0, len(rows), _SHEET):
             at = [row[1] for row in rows[first : first + _SHEET]]
@@ -109,6 +109,7 @@ class PictureWriter(PredictionWriter):
             save(figure, self.sheets[-1])
 
 
-def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Write lines of cells as a CSV file."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows(lines)

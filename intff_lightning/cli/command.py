@@ -22,9 +22,9 @@ from rich.console import Console
 from torch.utils.data import TensorDataset
 
 import intff_lightning.augmentations
-import intff_lightning.backprop
 import intff_lightning.corruptions
 import intff_lightning.datamodules
+import intff_lightning.distortions
 import intff_lightning.heads
 import intff_lightning.labels
 import intff_lightning.module
@@ -32,6 +32,7 @@ import intff_lightning.negatives
 import intff_lightning.optim
 import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
+from intff_lightning.backprop import BackpropModule
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.cli.configs import find_config
@@ -39,7 +40,7 @@ from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
 from intff_lightning.cli.overview import DESCRIPTION
 from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
-from intff_lightning.datamodules import PairedDataModule
+from intff_lightning.datamodules import OneClassDataModule, PairedDataModule
 from intff_lightning.datamodules.pictures import Pictures, read_pictures
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
 from intff_lightning.files import atomic_write, is_locked
@@ -120,15 +121,19 @@ class IntFFCLI(CompatCLI):
         probe = self._probe()
         if self.subcommand == "predict":
             pictures = self.pictures
+            if self._scores_anomalies():
+                return [ours.AnomalyWriter(names=pictures[0] if pictures else None), *bar]
             return [ours.PictureWriter(*pictures[:2]) if pictures else ours.PredictionWriter(), *bar]
         report = ours.TerminalReport(epoch_lines=not progress)
-        callbacks = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), *([probe] if probe else []), report]
+        quality: list[Callback] = [ours.GoodnessAccuracy(), *([probe] if probe else [])]
+        callbacks = [ours.GoodnessLogger(), *([ours.AnomalyScore()] if self._one_class() else quality), report]
         if self.subcommand == "fit" and not options.get("fast_dev_run"):
             callbacks.append(ours.TrainingFigures())
             own = (ours.BestCheckpoint, ours.LastCheckpoint)
             others = [c for c in given if isinstance(c, ModelCheckpoint) and not isinstance(c, own)]
             if options.get("enable_checkpointing") is not False and not others:
                 best = "val/probe_accuracy" if self._unsupervised() else "val/accuracy"
+                best = "val/auroc" if self._one_class() else best
                 callbacks += [ours.BestCheckpoint(best), ours.LastCheckpoint()]
         return [*callbacks, *bar]
 
@@ -148,18 +153,23 @@ class IntFFCLI(CompatCLI):
     def _unsupervised(self) -> bool:
         return isinstance(self.model, LabelClassifier) and self.model.unsupervised
 
+    def _one_class(self) -> bool:
+        return isinstance(self.datamodule, OneClassDataModule)
+
+    def _scores_anomalies(self) -> bool:
+        """Whether the network scores anomalies, and knows no classes."""
+        return self._unsupervised() or (isinstance(self.model, BackpropModule) and self.model.negatives)
+
     def _probe(self) -> ours.LinearProbe | None:
         """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""
         probe: ours.LinearProbe = self.value("probe")
-        if isinstance(self.model, LabelClassifier) and not self.model.by_class:
+        if isinstance(self.model, LabelClassifier) and not self.model.by_class and not self._one_class():
             if self._unsupervised():  # only the probe can choose the best weights
                 probe.every_n_epochs = probe.every_n_epochs or 1
             return probe
         if not _is_default(probe):
-            raise ConfigurationError(
-                "this network needs no linear probe (it is asked for the classes themselves):\n"
-                "leave the options --probe.* out."
-            )
+            why = "its training data has one class" if self._one_class() else "it is asked for the classes themselves"
+            raise ConfigurationError(f"this network needs no linear probe ({why}):\nleave the options --probe.* out.")
         return None
 
     def _default_loggers(self, root: Path) -> list[Logger]:

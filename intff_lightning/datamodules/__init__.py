@@ -3,6 +3,7 @@
 from intff_lightning.datamodules.digits import DigitsDataModule
 from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
+from intff_lightning.datamodules.one_class import OneClassDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
 
@@ -13,5 +14,6 @@ __all__ = [
     "ImageFolderDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "OneClassDataModule",
     "PairedDataModule",
 ]

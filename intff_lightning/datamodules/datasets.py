@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -53,7 +53,7 @@ def _classes(*datasets: Dataset[Any] | None) -> int | None:
 class PartDataModule(L.LightningDataModule):
     """Base of datamodules with one method for the loaders of all parts."""
 
-    framing: ClassVar[Framing | None] = None
+    framing: Framing | None = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
 
     def loader(self, part: Part) -> Any:

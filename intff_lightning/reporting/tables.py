@@ -33,7 +33,8 @@ def metric_texts(trainer: L.Trainer, validated: bool = True) -> list[str]:
     metrics = trainer.callback_metrics
     texts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
     names = ("val/accuracy", "val/probe_accuracy") if validated else ()
-    return [*texts, *(f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics)]
+    texts += [f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics]
+    return [*texts, *([f"val/auroc {metrics['val/auroc']:.4f}"] if validated and "val/auroc" in metrics else [])]
 
 
 def unit_table(module: nn.Module, optimizers: Sequence[Optimizer]) -> Table:
@@ -84,7 +85,7 @@ def result_table(trainer: L.Trainer, stage: str) -> Table:
 
 
 def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()) -> list[list[str]]:
-    """Return the lines of :func:`result_table`: the head, the units, the network, and the linear probe."""
+    """Return the lines of :func:`result_table`: the head, the units, the network, and the linear probe, if any."""
     columns = {
         "positive\ngoodness": "goodness/positive",
         "negative\ngoodness": "goodness/negative",
@@ -92,8 +93,12 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         "local\nloss": "loss",
         "accuracy": "accuracy",
     }
+    quality = "accuracy"
+    if f"{stage}/auroc" in metrics:
+        quality = columns["AUROC of\nanomalies"] = "auroc"
+        del columns["accuracy"]
     seen = [name.removeprefix(f"{stage}/").rpartition("/unit_")[0] for name in metrics if "/unit_" in name]
-    columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy") or name in seen}
+    columns = {title: name for title, name in columns.items() if name in ("loss", quality) or name in seen}
     if "loss" not in seen:
         columns = {"loss" if name == "loss" else title: name for title, name in columns.items()}
     lines = [["", *columns]]
@@ -105,7 +110,10 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         units += 1
     empty = [""] * (len(columns) - 2)
     loss = _number(metrics, f"{stage}/loss", "loss")
-    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/accuracy", "accuracy")])
+    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/{quality}", quality)])
+    for title, name in (("AUPR", "aupr"), ("FPR-95", "fpr95")):
+        if f"{stage}/{name}" in metrics:
+            lines.append([title, *empty, "", _number(metrics, f"{stage}/{name}", name)])
     if f"{stage}/probe_accuracy" in metrics:
         lines.append(["linear probe", *empty, "", _number(metrics, f"{stage}/probe_accuracy", "accuracy")])
     return lines

@@ -1,0 +1,1 @@
+"""Other tasks than classification, each against backpropagation and a simple method of scikit-learn."""
