@@ -25,7 +25,7 @@ from intff_lightning.recipe import from_recipe, to_recipe
 
 SOURCES = [
     *(HardLabels(2, 0.5), HybridImages(2, blurs=4), Rotated([90, 180]), Perturbed(0.2), GaussianNoise(0.4, 0.3)),
-    *(CutPaste(2), Warped(0.1, 3, 20, 0.1, 0.1), Erased(4)),
+    *(CutPaste(2), Warped(0.1, 3, 20, 0.1, 0.1), Erased(1)),
 ]
 ids = [type(source).__name__ for source in SOURCES]
 every_source = pytest.mark.parametrize("source", SOURCES, ids=ids)
