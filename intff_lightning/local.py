@@ -150,20 +150,6 @@ class MeanSquares(Goodness):
         return F.goodness(h, self.selected)
 
 
-class NegativeMeanSquares(Goodness):
-    r"""Minus the mean of squares (Hinton 2022, section 2): neurons are quiet for positive data, and active for negative.
-
-    .. math:: g = -\operatorname{mean}_j h_j^2
-
-    With ReLU, every neuron is a constraint that positive data keep, and goodness is minus the squared amount by which an
-    input breaks them. So an input far from all data has a low goodness, which suits anomaly detection. The threshold is
-    below zero: ``SoftplusLoss(threshold=-1.5)``.
-    """
-
-    def forward(self, h: Tensor) -> Tensor:
-        return -F.goodness(h)
-
-
 class SumSquares(Goodness):
     """Hinton's goodness (2022): the sum of squares. Its threshold must grow with the number of neurons."""
 

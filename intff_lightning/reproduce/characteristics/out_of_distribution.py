@@ -93,7 +93,7 @@ def _noise(own: Tensor, seed: int) -> Tensor:
 def scores(module: Network, image: Tensor) -> dict[str, Tensor]:
     """Return every score that a network has, ``(N,)`` float64 on the CPU each, of images ``(N, C, H, W)``."""
     parts: dict[str, list[Tensor]] = {}
-    for some in image.split(_BATCH):
+    for some in torch.split(image, _BATCH):
         for name, score in _scores(module, some.to(module.device)).items():
             parts.setdefault(name, []).append(score.double().cpu())
     return {name: torch.cat(found) for name, found in parts.items()}

@@ -71,12 +71,12 @@ def negatives() -> ImageNegatives:
 
 def units() -> list[HiddenUnit]:
     """Return the layers of both networks."""
-    return [DenseUnit([400]), DenseUnit([400])]
+    return [DenseUnit([400, 400]), DenseUnit([400, 400])]
 
 
 def network(method: str) -> Network:
     """Return an untrained network: ``intff`` or ``bp``."""
-    options: dict[str, Any] = {"optimizer": functools.partial(torch.optim.AdamW, lr=2e-3), "scheduler": CosineDecay}
+    options: dict[str, Any] = {"optimizer": functools.partial(torch.optim.AdamW, lr=1e-3), "scheduler": CosineDecay}
     if method == "intff":
         return IntFFModule(units(), encoder=NoLabel(), normalization=UnitL2(gain=20), **options)
     return BackpropModule(UnitChain(units(), normalization=UnitL2(gain=20)), negatives=True, **options)
@@ -231,9 +231,9 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     for dataset in DATASETS:
         for method, title in METHODS.items():
             mine = [row for row in found if (row["dataset"], row["method"]) == (dataset, method)]
-            cells = [[row["auroc"] for row in mine if row["normal"] == normal] for normal in range(CLASSES)]
+            values = [[row["auroc"] for row in mine if row["normal"] == normal] for normal in range(CLASSES)]
             if mine:
-                each.append([dataset, title, *(f"{statistics.fmean(c):.4f}" if c else "" for c in cells)])
+                each.append([dataset, title, *(f"{statistics.fmean(v):.4f}" if v else "" for v in values)])
     classes = ["data set", "method", *map(str, range(CLASSES))]
     return (
         "# Anomaly detection\n\nOne class is normal, and all test images are scored. Means over the normal classes, "
