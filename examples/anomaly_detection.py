@@ -21,7 +21,8 @@ def main(max_epochs: int = 60, normal: int = 3) -> float:
     erased = Erased(blurs=2)  # small regions: these images have 8x8 pixels
     negatives = OneOf([other, erased, Superposed(Chained([other, erased])), CutPaste(patches=2), Perturbed(0.3)])
     data = OneClassDataModule(DigitsDataModule(), negatives, normal=normal, batch_size=16)
-    module = IntFFModule([DenseUnit([200, 200]), DenseUnit([200, 200])], encoder=NoLabel(), normalization=UnitL2(gain=10))
+    units = [DenseUnit([200, 200]), DenseUnit([200, 200])]
+    module = IntFFModule(units, encoder=NoLabel(), normalization=UnitL2(gain=10))
     trainer = L.Trainer(
         max_epochs=max_epochs,
         callbacks=[GoodnessLogger(), AnomalyScore()],

@@ -31,8 +31,9 @@ class OneClassDataModule(PairedDataModule):
     Args:
         data: The data sets: any datamodule of this package, such as ``MNISTDataModule`` or ``ImageFolderDataModule``,
             or ``PairedDataModule(train=..., test=...)``. It divides validation data off the training data.
-        normal: Number of the normal class, or of several; the classes of folders are numbered in alphabetical order.
         negatives: Source of negative images, which an anomaly detector must tell from normal ones.
+        normal: Number of the normal class, or of several; classes of folders are numbered in alphabetical order, those
+            of ``train`` first.
         augmentation: Augmentation of training images, see :mod:`intff_lightning.augmentations`.
         batch_size: Positive samples per process and batch.
         seed: Seed of order, negatives and augmentation; ``None`` takes that of ``seed_everything``, else 0.

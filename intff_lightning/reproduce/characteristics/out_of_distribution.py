@@ -2,29 +2,32 @@ r"""Out-of-distribution detection: does a network score images that are none of 
 
 The networks were trained on their own classes alone. Each score is higher for images that look like training data:
 
-- *goodness*: the (weighted) sum of the voting units' goodness under the label that is best by it;
+- *goodness*: the (weighted) sum of the voting units' goodness under the label that is best by it, or, for a network of
+  backpropagation, the largest logit (Hendrycks et al. 2022), its counterpart;
 - *p(positive)*: the network's probability that the image under this label is positive data, by its log-odds. These are
   the goodness minus the thresholds, so it always ranks images as goodness does;
 - *maximum softmax*: the largest softmax probability of the scores (Hendrycks and Gimpel 2017);
 - *energy*: :math:`\log \sum_c e^{s_c}` of the scores, the negative free energy (Liu et al. 2020).
 
-The first two exist only for networks with goodness; p(positive) needs a loss with a threshold.
+p(positive) exists only for networks with goodness, and with a loss that has a threshold.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.datamodules import FashionMNISTDataModule, InMemoryDataset, MNISTDataModule
+from intff_lightning.datamodules import FashionMNISTDataModule, MNISTDataModule
 from intff_lightning.detection import detection_metrics
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.functional import float_pixels
 from intff_lightning.negatives import Rotated
 from intff_lightning.network import Network
+from intff_lightning.reproduce.characteristics.networks import Trained
 
+GOODNESS = "goodness or largest logit"
 _BATCH = 1000
 _QUICK = 200  # images
 _OTHER = {
@@ -35,20 +38,7 @@ _NAMES = {"auroc": ("AUROC", "higher"), "aupr": ("AUPR", "higher"), "fpr95": ("F
 _NOISE, _BLANK = 1, 2  # streams of draws
 
 
-class _Trained(Protocol):
-    """What is used of a trained network."""
-
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def module(self) -> Network: ...
-    @property
-    def test(self) -> InMemoryDataset: ...
-
-
-def measure(trained: _Trained, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
+def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
     """Return AUROC, AUPR and FPR-95 of every score against every kind of foreign images.
 
     The images are the test images of the other data set, uniform noise, blank images of one grey level each, and the
@@ -101,12 +91,11 @@ def scores(module: Network, image: Tensor) -> dict[str, Tensor]:
 
 def _scores(module: Network, image: Tensor) -> dict[str, Tensor]:
     logits: Tensor = module(image).double()  # (B, C)
-    found = {}
+    found = {GOODNESS: logits.amax(1)}
     if isinstance(module, LabelClassifier):
-        found["goodness"] = logits.amax(1)
         thresholds = [unit.loss.threshold for unit in module.units]
         if all(thresholds[k] is not None for k in module.vote):
-            found["p(positive)"] = found["goodness"] - module.count_votes(
+            found["p(positive)"] = found[GOODNESS] - module.count_votes(
                 logits.new_tensor([t or 0.0 for t in thresholds])
             )
     return {**found, "maximum softmax": logits.softmax(1).amax(1), "energy": logits.logsumexp(1)}

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from intff_lightning.reproduce.characteristics import damage, early_exit, forgetting, labels, sparsity
+from intff_lightning.reproduce.characteristics import (
+    damage,
+    early_exit,
+    forgetting,
+    labels,
+    out_of_distribution,
+    sparsity,
+)
 from intff_lightning.reproduce.characteristics.networks import DATASETS, Trained, Training
 
 Measurements = list[dict[str, Any]]
@@ -48,6 +55,12 @@ class Characteristic:
 
 
 CHARACTERISTICS = [
+    Characteristic(
+        "out_of_distribution",
+        "Out-of-distribution detection",
+        out_of_distribution.measure,
+        shown=lambda row: row["measure"] == "AUROC",
+    ),
     Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
     Characteristic(
         "label_noise",
