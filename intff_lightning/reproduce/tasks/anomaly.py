@@ -247,8 +247,8 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     classes = ["data set", "method", *map(str, range(CLASSES))]
     return (
         "# Anomaly detection\n\nOne class is normal, and all test images are scored. Means over the normal classes, "
-        "then mean and standard deviation over the seeds. Other classes: the normal classes that had no part in the choice "
-        f"of the settings.\n\n{markdown_table(head, lines)}\n"
+        "then mean and standard deviation over the seeds. Other classes: those that had no part, as the normal one, in "
+        f"the choice of the settings.\n\n{markdown_table(head, lines)}\n"
         f"AUROC by normal class, mean over the seeds:\n\n{markdown_table(classes, each)}"
     )
 
