@@ -382,6 +382,20 @@ def test_the_task_resumes_and_writes_its_tables(tiny_mnist, monkeypatch, capsys)
     assert json.loads(Path("out/anomaly.json").read_text())["rows"] == found
 
 
+def test_a_case_gives_rows_of_all_methods(monkeypatch):
+    values = {"auroc": 0.9, "aupr": 0.8, "fpr95": 0.3}
+    monkeypatch.setattr(anomaly.AnomalyRun, "measure", lambda run, data_dir: {**values, "normal": run.normal})
+    rows = anomaly.CASES["fashion_mnist_class7"](0, "data", False)
+    assert [row["algorithm"] for row in rows] == [method for method in anomaly.METHODS for _ in range(3)]
+    assert {row["what"] for row in rows} == {"fashion_mnist, class 7"}
+    assert [(row["measure"], row["value"], row["better"]) for row in rows[:3]] == [
+        ("AUROC on fashion_mnist", 0.9, "higher"),
+        ("AUPR on fashion_mnist", 0.8, "higher"),
+        ("FPR-95 on fashion_mnist", 0.3, "lower"),
+    ]
+    assert len(anomaly.rows(0, "data")) == 20 * 9
+
+
 def test_means_are_over_classes_and_then_over_seeds():
     values = {0: [0.9, 0.7], 1: [1.0, 0.8]}
     rows = [

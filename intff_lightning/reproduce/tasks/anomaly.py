@@ -60,10 +60,11 @@ from intff_lightning.units.chain import UnitChain
 
 DATASETS: dict[str, type[MNISTDataModule]] = {"mnist": MNISTDataModule, "fashion_mnist": FashionMNISTDataModule}
 METHODS = {"intff": "IntFF", "bp": "backpropagation", "neighbours": "nearest neighbours"}
+TITLES = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR-95"}
 CLASSES = 10
 CHOSEN_ON: dict[str, tuple[int, ...]] = {"mnist": (2, 5, 8), "fashion_mnist": (0, 4, 6)}
 """Normal classes on whose validation images the settings were chosen."""
-EPOCHS = 20
+EPOCHS = 10
 QUICK_IMAGES = 2000  # training images of all classes
 
 
@@ -126,25 +127,35 @@ class AnomalyRun:
         whole = DATASETS[self.dataset](data_dir, train_size=size)
         return OneClassDataModule(whole, negatives(), normal=self.normal, seed=self.seed)
 
-    def result(self, data_dir: str, folder: Path) -> dict[str, Any]:
-        """Train and test, or read what an earlier call with the same settings has written to ``folder``."""
+    @property
+    def epochs(self) -> int:
+        """Number of training epochs."""
+        return 1 if self.quick else EPOCHS
+
+    def settings(self) -> dict[str, Any]:
+        """Return how it is trained, in plain values."""
+        if self.method == "neighbours":
+            return {"method": self.method}
+        recipes = {"module": network(self.method), "negatives": negatives()}
+        return {**{name: lean(to_recipe(part)) for name, part in recipes.items()}, "epochs": self.epochs}
+
+    def measure(self, data_dir: str) -> dict[str, float]:
+        """Train and test; returns the measures by name."""
         L.seed_everything(self.seed, verbose=False)
         data = self.data(data_dir)
-        module = None if self.method == "neighbours" else network(self.method)
-        epochs = 1 if self.quick else EPOCHS
-        settings: dict[str, Any] = {"method": self.method}
-        if module is not None:
-            settings = {
-                "module": lean(to_recipe(module)),
-                "negatives": lean(to_recipe(data.negatives)),
-                "epochs": epochs,
-            }
+        if self.method == "neighbours":
+            return _of_neighbours(data)
+        return _of_network(network(self.method), data, self.epochs)
+
+    def result(self, data_dir: str, folder: Path) -> dict[str, Any]:
+        """Measure, or read what an earlier call with the same settings has written to ``folder``."""
+        settings = self.settings()
         path = folder / f"{self.name}.json"
         earlier = json.loads(path.read_text()) if path.is_file() else {}
         if earlier.get("settings") == settings:
             return dict(earlier["result"])
         begun = time.perf_counter()
-        found = _of_neighbours(data) if module is None else _of_network(module, data, epochs)
+        found = self.measure(data_dir)
         row = {"dataset": self.dataset, "method": self.method, "normal": self.normal, "seed": self.seed}
         result = {**row, **found, "seconds": time.perf_counter() - begun, "quick": self.quick}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,17 +203,31 @@ def results(
     return found
 
 
-def rows(
-    seed: int, data_dir: str, quick: bool = False, folder: Path = Path("results/tasks/anomaly")
-) -> list[dict[str, Any]]:
-    """Return one row per data set, method and class for a seed; finished runs in ``folder`` are read."""
-    chosen = [
-        AnomalyRun(dataset, method, normal, seed, quick)
-        for dataset in DATASETS
-        for method in METHODS
-        for normal in range(CLASSES)
-    ]
-    return results(chosen, data_dir, folder)
+def case(dataset: str, normal: int, seed: int, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
+    """Measure all methods on one normal class: rows ``what``, ``algorithm``, ``measure``, ``value`` and ``better``.
+
+    The name of a measure holds the data set, so that means over everything with one measure are those of a data set.
+    """
+    found = []
+    for method in METHODS:
+        values = AnomalyRun(dataset, method, normal, seed, quick).measure(data_dir)
+        for name, title in TITLES.items():
+            row = {"what": f"{dataset}, class {normal}", "algorithm": method, "measure": f"{title} on {dataset}"}
+            found.append({**row, "value": values[name], "better": "lower" if name == "fpr95" else "higher"})
+    return found
+
+
+CASES = {
+    f"{dataset}_class{normal}": functools.partial(case, dataset, normal)
+    for dataset in DATASETS
+    for normal in range(CLASSES)
+}
+"""The measurements of one seed; each is a function of ``(seed, data_dir, quick)``."""
+
+
+def rows(seed: int, data_dir: str, quick: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of all :data:`CASES` for a seed; nothing is kept, so it does not resume."""
+    return [row for measure in CASES.values() for row in measure(seed, data_dir, quick)]
 
 
 def summarize(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -229,12 +254,11 @@ def summarize(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
     """Return the table of the means, and one of the AUROC of every class."""
-    titles = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR-95"}
-    head = ["data set", "method", "classes", "seeds", *(part for title in titles.values() for part in (title, "±"))]
+    head = ["data set", "method", "classes", "seeds", *(part for title in TITLES.values() for part in (title, "±"))]
     head.append("AUROC of other classes")
     lines = []
     for line in summarize(found):
-        cells = [f"{line[name]:.4f}" for measure in titles for name in (measure, f"{measure}_std")]
+        cells = [f"{line[name]:.4f}" for measure in TITLES for name in (measure, f"{measure}_std")]
         others = "" if line["auroc_others"] is None else f"{line['auroc_others']:.4f}"
         lines.append([line["dataset"], line["method"], str(line["classes"]), str(line["seeds"]), *cells, others])
     each = []
