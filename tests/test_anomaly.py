@@ -330,12 +330,14 @@ def test_the_command_line_selects_on_negatives_tests_and_writes_scores(kind, cap
     assert "grey.png," in line
 
 
+@pytest.mark.slow
 def test_a_linear_probe_of_one_class_is_refused(capsys):
     Path("mine.yaml").write_text(f"trainer: {{max_epochs: 1, accelerator: cpu}}\nmodel:{MODELS['intff']}{DATA}")
     assert main(["fit", "--config", "mine.yaml", "--probe.epochs", "3"]) == 1
     assert "its training data has one class" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist_anomaly", "fashion_mnist_anomaly"])
 def test_the_configs_are_the_networks_of_the_table(name, capsys):
     """The command line builds the network and the negatives of ``reproduce.tasks.anomaly``."""
