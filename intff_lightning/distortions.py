@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2d
 
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
@@ -128,6 +128,33 @@ class Erased(ImageNegatives):
         """Erase regions of images ``(B, *, H, W)``; returns ``(B, 1, *, H, W)``."""
         _sides(self, image)
         return torch.where(self._hybrid.masks(image, generator).unsqueeze(2), image.unsqueeze(1), 0)
+
+
+class Filled(ImageNegatives):
+    """The image with its dark gaps filled: a morphological closing by a square whose side is drawn (Serra 1982).
+
+    A closing is a maximum filter followed by a minimum filter. Dark gaps narrower than the square take the brightness
+    of what is around them; all else stays.
+
+    Args:
+        sides: Sides of the square, in pixels, odd and above 1.
+    """
+
+    def __init__(self, sides: Sequence[int] = (5, 9)) -> None:
+        if not sides or any(side < 3 or side % 2 == 0 for side in sides):
+            raise ConfigurationError(f"Filled(sides={list(sides)}): one or more odd numbers above 1 are needed.")
+        self.sides = list(sides)
+
+    def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
+        """Fill gaps of images ``(B, C, H, W)``; returns ``(B, 1, C, H, W)``."""
+        _sides(self, image)
+        choice = generator.integers(len(self.sides), 1).view(-1, 1, 1, 1)
+        filled = image
+        for number, side in enumerate(self.sides):
+            widest = max_pool2d(image, side, stride=1, padding=side // 2)  # a border of minus infinity
+            closed = -max_pool2d(-widest, side, stride=1, padding=side // 2)
+            filled = torch.where(choice == number, closed, filled)
+        return filled.unsqueeze(1)
 
 
 class Superposed(ImageNegatives):

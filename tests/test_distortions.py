@@ -1,9 +1,11 @@
 """Negatives made of normal images: what is changed, and how much of it."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from intff_lightning.distortions import Chained, CutPaste, Erased, OneOf, Superposed, Warped
+from intff_lightning.distortions import Chained, CutPaste, Erased, Filled, OneOf, Superposed, Warped
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.negatives import HybridImages, Perturbed, Rotated, WrongLabels
@@ -100,6 +102,24 @@ def test_erased_regions_are_zero_and_the_rest_stays():
     assert bool(((share > 0) & (share < 1)).all())
 
 
+def test_gaps_are_filled_as_by_the_filters_of_scipy():
+    image = torch.rand(60, 2, 12, 15)
+    sides = []
+    for before, after in zip(image, _made(Filled([3, 5]), image)[:, 0], strict=True):
+        closed = {}
+        for side in (3, 5):
+            size = (1, side, side)
+            widest = ndimage.maximum_filter(before.numpy(), size, mode="constant", cval=-np.inf)
+            closed[side] = torch.from_numpy(ndimage.minimum_filter(widest, size, mode="constant", cval=np.inf))
+        (found,) = [side for side, expected in closed.items() if torch.equal(after, expected)]
+        sides.append(found)
+    assert 15 < sides.count(3) < 45
+    gap = torch.ones(1, 1, 9, 9)
+    gap[..., 3:6] = 0.0  # three wide
+    assert torch.equal(_made(Filled([3]), gap)[:, 0], gap)
+    assert torch.equal(_made(Filled([5]), gap)[:, 0], torch.ones(1, 1, 9, 9))
+
+
 def test_sources_one_after_the_other():
     image = torch.rand(6, 1, 9, 9)
     made = _made(Chained([Rotated([90]), Rotated([180])]), image)
@@ -152,6 +172,7 @@ def test_combined_sources_depend_on_seed_and_sample_alone_and_have_recipes():
         (lambda: Warped(-1.0), "give 0 or more"),
         (lambda: Warped(grid=1), "2 grid points"),
         (lambda: Erased(-1), "0 or more"),
+        (lambda: Filled([4]), "odd numbers above 1"),
         (lambda: Chained([]), "combines sources of negative images"),
         (lambda: OneOf([WrongLabels()]), r"given \['WrongLabels'\]"),
         (lambda: OneOf([Erased()], k=0), "at least 1"),
