@@ -4,15 +4,16 @@ Two wings, data and network, meet only in the batch. Reading order:
 
 - ``functional``: the paper's equations. ``errors``, ``files``, ``modes``, ``recipe`` and ``lightning_compat`` are small
   tools that everything uses. ``sequences``: token ids and padding.
-- ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``corruptions``,
-  ``augmentations``, ``framing`` (pictures from elsewhere), ``datamodules``.
+- ``samples``: how data enters. ``pairs``: the batch. Data wing: ``draws``, ``negatives``, ``distortions``
+  (negatives for anomaly detection), ``corruptions``, ``augmentations``, ``framing`` (pictures from elsewhere),
+  ``datamodules``.
 - Network wing: ``labels``, ``label_tokens``, ``local``, ``heads``, ``units``, ``network``, ``voting``, ``classifier``
   (the trained network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process),
   ``stepping``, ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline),
   ``targets``, ``temperature`` and ``regression`` (numbers instead of classes).
 - Units in several processes: ``pipeline``.
-- Around them: ``randomness``, ``checkpoints``, ``reporting``, ``callbacks``, ``report`` (of a run), ``cli``,
-  ``configs``, ``reproduce`` (the paper's tables).
+- Around them: ``randomness``, ``checkpoints``, ``detection`` (of anomalies), ``reporting``, ``callbacks``, ``report``
+  (of a run), ``cli``, ``configs``, ``reproduce`` (the paper's tables).
 """
 
 import importlib

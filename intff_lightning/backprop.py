@@ -12,7 +12,7 @@ from intff_lightning.local import NoNormalization
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
-from intff_lightning.pairs import image_and_target
+from intff_lightning.pairs import PairedBatch, image_and_target
 from intff_lightning.recipe import from_recipe
 from intff_lightning.sequences import PaddedShape, PositionMean
 from intff_lightning.units import HiddenUnit
@@ -21,7 +21,9 @@ from intff_lightning.units import HiddenUnit
 class BackpropModule(Freezable, Network):
     """A network trained by backpropagation of the cross-entropy, with one optimizer.
 
-    It takes the images and the classes of paired batches, and ignores the negatives.
+    It takes the images and the classes of paired batches, and ignores the negatives. With ``negatives`` it ignores the
+    classes, and learns to tell images (class 0) from their negative images (class 1): the baseline of networks that
+    are trained without labels. Positives and negatives have the same weight in its loss, whatever their numbers.
 
     Args:
         body: Any module ``(B, *) -> (B, *)``, or a hidden unit: its layers are built for the data and its normalization
@@ -35,6 +37,7 @@ class BackpropModule(Freezable, Network):
             metric was logged.
         no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         label_smoothing: Label smoothing of the cross-entropy, from 0 to 1.
+        negatives: Learn to tell images from their negative images, instead of classes.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -49,6 +52,7 @@ class BackpropModule(Freezable, Network):
         scheduler_monitor: str = "val/accuracy",
         no_decay: list[str] | None = None,
         label_smoothing: float = 0.0,
+        negatives: bool = False,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -62,10 +66,15 @@ class BackpropModule(Freezable, Network):
             raise ConfigurationError(f"body is {body!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
         self.body = body if isinstance(body, HiddenUnit) else HiddenUnit(body, normalization=NoNormalization())
         self.has_head, self.head = head, cast(nn.Module, nn.Identity())
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.negatives = label_smoothing, negatives
         self.configure_model()
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        if self.negatives and num_classes != 2:
+            raise ConfigurationError(
+                f"negatives=true tells two classes, images and their negatives, and there are {num_classes}: use the "
+                "data of OneClassDataModule, or leave negatives out."
+            )
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
@@ -92,6 +101,19 @@ class BackpropModule(Freezable, Network):
         scores: Tensor = self.head(self.body(image))
         return scores
 
+    def anomaly_score(self, image: Tensor) -> Tensor:
+        """Return how anomalous images ``(B, *)`` are, ``(B,)``.
+
+        With ``negatives`` it is the log-odds that they are negatives, else minus the largest softmax probability
+        (Hendrycks and Gimpel 2017).
+        """
+        scores: Tensor = self(image)
+        return scores[:, 1] - scores[:, 0] if self.negatives else -scores.softmax(1).amax(1)
+
+    def predictions(self, image: Tensor) -> Tensor:
+        """Return the scores ``(B, C)``; with ``negatives``, the anomaly score ``(B, 1)``."""
+        return self.anomaly_score(image).unsqueeze(1) if self.negatives else super().predictions(image)
+
     def configure_optimizers(self) -> Any:
         """Make one optimizer for the whole network, and its schedule if there is one."""
         optimizer, schedule = self.make_optimizer(self.parameters())
@@ -113,17 +135,30 @@ class BackpropModule(Freezable, Network):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, scalar."""
-        image, target = self.image_and_target(batch)
-        loss = self.loss(self(image), target)
+        loss, target, _ = self._outputs(batch)
         if not loss.requires_grad:
             raise ConfigurationError("all layers are frozen, so there is nothing to train: unfreeze one.")
         self.record_losses(loss.detach().view(1), len(target), batch_idx)
         return loss
 
-    def _evaluation_step(self, batch: Any, stage: str) -> Tensor:
+    def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a batch, scalar, its classes ``(B,)``, and the scores ``(B, C)`` of its images."""
         image, target = self.image_and_target(batch)
-        scores: Tensor = self(image)
-        loss = self.loss(scores, target)
+        if not self.negatives:
+            scores: Tensor = self(image)
+            return self.loss(scores, target), target, scores
+        if not isinstance(batch, PairedBatch) or batch.negative_image is None:
+            raise ConfigurationError(
+                "negatives=true needs negative images: give a PairedDataModule with a source of them, for example "
+                "HybridImages."
+            )
+        scores, count = self(torch.cat([image, batch.negative_image.flatten(0, 1)])), len(image)
+        kind = (torch.arange(len(scores), device=image.device) >= count).long()
+        loss = (self.loss(scores[:count], kind[:count]) + self.loss(scores[count:], kind[count:])) / 2
+        return loss, target, scores[:count]
+
+    def _evaluation_step(self, batch: Any, stage: str) -> Tensor:
+        loss, target, scores = self._outputs(batch)
         self.log(f"{stage}/loss", loss, batch_size=len(target), sync_dist=True)
         return scores
 

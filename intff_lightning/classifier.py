@@ -199,6 +199,32 @@ class LabelClassifier(Freezable, Network):
         above = [goodness[k] - threshold for k, threshold in thresholds.items() if threshold is not None]
         return torch.sigmoid(torch.stack(above).sum(0))
 
+    def anomaly_score(self, image: Tensor) -> Tensor:
+        r"""Return how anomalous images ``(B, *)`` are, ``(B,)``: minus the log-odds that they are positive data.
+
+        .. math:: s = \sum_\text{voting units} w_k (\theta_k - g_k)
+
+        With thresholds and a plain vote, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a threshold
+        counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them.
+        """
+        self._check_image(image)
+        if self.unsupervised:
+            return self._below_thresholds(self.goodness(image))
+        return self._below_thresholds(self.label_goodness(image)).amin(1)
+
+    def _below_thresholds(self, goodness: Tensor) -> Tensor:
+        """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""
+        thresholds = goodness.new_tensor([unit.loss.threshold or 0.0 for unit in self.units])
+        return self.count_votes(thresholds.view(-1, *[1] * (goodness.ndim - 1)) - goodness)
+
+    def predictions(self, image: Tensor) -> Tensor:
+        """Return the scores ``(B, C)``; without labels, the anomaly score and the goodness of units, ``(B, 1 + U)``."""
+        if not self.unsupervised:
+            return super().predictions(image)
+        self._check_image(image)
+        goodness = self.goodness(image)
+        return torch.cat([self._below_thresholds(goodness).unsqueeze(0), goodness]).T
+
     def label_goodness(self, image: Tensor) -> Tensor:
         """Return the goodness of every unit for each image ``(B, *)`` under each label, ``(U, B, C)``.
 

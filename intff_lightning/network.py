@@ -73,8 +73,8 @@ class Network(Recorded, ExampleInputs):
     ``optimizer`` is ``None``; for the other arguments see :class:`~intff_lightning.module.IntFFModule`.
     """
 
-    asked: tuple[str, ...] = ("input_shape", "num_classes", "vocabulary")
-    """Arguments that the data supply if nobody gives them; only token sequences have a vocabulary."""
+    needed: tuple[str, ...] = ("input_shape", "num_classes")
+    """Arguments that the data supply if nobody gives them, beside the ``vocabulary`` of token sequences."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Network(Recorded, ExampleInputs):
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        unknown: dict[str, Any] = dict.fromkeys(self.asked)
+        unknown: dict[str, Any] = dict.fromkeys((*self.needed, "vocabulary"))
         record(self, **unknown)
 
     # ---------------------------------------------------------------- building
@@ -122,20 +122,17 @@ class Network(Recorded, ExampleInputs):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Take what is :attr:`asked` from the datamodule, unless it was given."""
+        """Take what is :attr:`needed` from the datamodule, unless it was given."""
         self._ask_datamodule()
-        if unknown := self._unknown():
+        if unknown := [name for name in self.needed if self.hparams[name] is None]:
             raise ConfigurationError(
                 f"{unknown[0]} is unknown: wrap your data, PairedDataModule(YourDataModule()), "
                 f"or give it, {type(self).__name__}(..., {unknown[0]}=...)."
             )
 
-    def _unknown(self) -> list[str]:
-        return [name for name in self.asked if name != "vocabulary" and self.hparams[name] is None]
-
     def _ask_datamodule(self) -> None:
         datamodule = datamodule_of(self)
-        for name in self.asked:
+        for name in (*self.needed, "vocabulary"):
             mine, theirs = self.hparams[name], getattr(datamodule, name, None)
             if theirs is not None and (self._built or mine is not None) and to_recipe(mine) != to_recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
@@ -145,7 +142,7 @@ class Network(Recorded, ExampleInputs):
         """Make the layers, once, as soon as the shape of the input is known."""
         if not self._built:
             self._ask_datamodule()  # weight averaging calls this before `setup`
-        if not self._built and not self._unknown():
+        if not self._built and all(self.hparams[name] is not None for name in self.needed):
             shape = shape_of(self.hparams["input_shape"], self.hparams.get("vocabulary"))
             self.build(shape, self.hparams.get("num_classes", 0))
             self._built = True
@@ -295,13 +292,13 @@ class Network(Recorded, ExampleInputs):
         states = {c.state_key: c.state_dict() for c in trainer.callbacks if not isinstance(c, Checkpoint)}
         self._before_validation = {"random": random_state(), "callbacks": copy.deepcopy(states)}
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return scores ``(B, C)`` for a batch ``(image, ...)`` or a tensor of images ``(B, *)``.
+    def predictions(self, image: Tensor) -> Tensor:
+        """Return what ``predict`` writes for images ``(B, *)``: scores ``(B, C)``."""
+        return torch.as_tensor(self(image))
 
-        Raises:
-            DivergenceError: The largest score of an image is not finite, so that it has no class.
-        """
-        scores: Tensor = self(images_to_predict(batch, self))
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return :meth:`predictions` for a batch ``(image, ...)`` or images ``(B, *)``; refuse scores not finite."""
+        scores = self.predictions(images_to_predict(batch, self))
         undecided = int((~is_decided(scores)).sum())
         if undecided:
             raise DivergenceError(

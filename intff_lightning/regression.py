@@ -29,7 +29,7 @@ class Regressor(Network):
     units of the data. At the end of every validation in a run, intervals are calibrated on its samples.
     """
 
-    asked = ("input_shape", "target_range")
+    needed = ("input_shape", "target_range")
     margin: Tensor
     """What calibration adds to both ends of an interval, in scaled units, scalar."""
 

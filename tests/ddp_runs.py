@@ -10,7 +10,7 @@ from token_data import token_data
 
 from intff_lightning import DenseUnit, EmbeddingUnit, HardLabels, IntFFModule, RecurrentUnit, WrongLabels
 from intff_lightning.augmentations import RandomShift
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, LinearProbe
+from intff_lightning.callbacks import AnomalyScore, GoodnessAccuracy, GoodnessLogger, LinearProbe
 from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.local import RMS
 
@@ -66,6 +66,7 @@ def train(world, update, units, source, options=None):
             module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], **options).double()
             data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)
         sent, callbacks = Bytes(), [GoodnessLogger(), GoodnessAccuracy(), LinearProbe(epochs=2)]
+        callbacks.append(AnomalyScore(validation="classes"))
         trainer = L.Trainer(
             accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=2,
             precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,

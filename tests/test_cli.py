@@ -24,10 +24,12 @@ def _small(config, tiny_mnist, cifar):
     """Options that make a shipped config small: its own network and data, on a few batches of the first images."""
     data = yaml.safe_load(config.read_text())["data"]
     options = ["--trainer.max_epochs", "2" if config in SHIPPED else "1", "--trainer.accelerator", "cpu"]
+    one_class = data["class_path"] == "OneClassDataModule"
+    source, data = ("--data.data", data["init_args"]["data"]) if one_class else ("--data", data)
     if "MNIST" in data["class_path"]:
-        options += ["--data.data_dir", str(tiny_mnist)]
-        if data["init_args"].get("val_size") != 0:
-            options += ["--data.val_size", "100"]
+        options += [f"{source}.data_dir", str(tiny_mnist)]
+        if data.get("init_args", {}).get("val_size") != 0:
+            options += [f"{source}.val_size", "100"]
     if "CIFAR" in data["class_path"]:
         options += ["--data.data_dir", str(cifar), "--data.val_size", "20"]
     if "inner_steps: 50" in config.read_text():
@@ -62,8 +64,9 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
             assert str(log / made).partition("/figures/")[0] in printed.out
     with (log / "metrics.csv").open() as file:
         names = next(csv.reader(file))
-    measure = "test/r2" if "regression: true" in text else "test/accuracy"
-    assert ("test/probe_accuracy" if "NoLabel" in text else measure) in names
+    kinds = {"NoLabel": "probe_accuracy", "regression: true": "r2", "OneClass": "auroc"}
+    measure = [name for sign, name in kinds.items() if sign in text][-1:] or ["accuracy"]
+    assert f"test/{measure[0]}" in names
     assert ({"train/loss/unit_0", "goodness/positive/unit_0"} <= set(names)) is intff
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intff_lightning.distortions import CutPaste, Erased, Warped
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelOverlay, LabelPlanes, NoLabel
@@ -22,7 +23,10 @@ from intff_lightning.negatives import (
 from intff_lightning.pairs import PairedBatch
 from intff_lightning.recipe import from_recipe, to_recipe
 
-SOURCES = [HardLabels(2, 0.5), HybridImages(2, blurs=4), Rotated([90, 180]), Perturbed(0.2), GaussianNoise(0.4, 0.3)]
+SOURCES = [
+    *(HardLabels(2, 0.5), HybridImages(2, blurs=4), Rotated([90, 180]), Perturbed(0.2), GaussianNoise(0.4, 0.3)),
+    *(CutPaste(2), Warped(0.1, 3, 20, 0.1, 0.1), Erased(1)),
+]
 ids = [type(source).__name__ for source in SOURCES]
 every_source = pytest.mark.parametrize("source", SOURCES, ids=ids)
 of_one_sample = pytest.mark.parametrize("source", [s for s in SOURCES if not isinstance(s, HybridImages)])

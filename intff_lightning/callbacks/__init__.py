@@ -1,6 +1,7 @@
 """Callbacks: metrics of goodness and accuracy, the linear probe, checkpoints, and what a person sees of a run."""
 
 from intff_lightning.callbacks.accuracy import GoodnessAccuracy
+from intff_lightning.callbacks.anomaly import AnomalyScore, AnomalyWriter
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.callbacks.figures import TrainingFigures
 from intff_lightning.callbacks.goodness import GoodnessLogger
@@ -12,6 +13,8 @@ from intff_lightning.callbacks.terminal import TerminalReport
 from intff_lightning.checkpoints import BestCheckpoint, LastCheckpoint
 
 __all__ = [
+    "AnomalyScore",
+    "AnomalyWriter",
     "BestCheckpoint",
     "EstimateWriter",
     "EvaluationCallback",

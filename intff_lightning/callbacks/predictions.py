@@ -80,7 +80,7 @@ class PredictionWriter(BasePredictionWriter):
         names = self.class_names or [str(c) for c in range(len(rows[0][3]) if rows else 0)]
         head = ["loader", "index", "label", *(f"score_{name}" for name in names)]
         lines: list[list[Any]] = [head, *([*row[:2], names[row[2]], *row[3]] for row in rows)]
-        _write_table(path, [line[columns] for line in lines])
+        write_table(path, [line[columns] for line in lines])
 
 
 class EstimateWriter(PredictionWriter):
@@ -93,7 +93,7 @@ class EstimateWriter(PredictionWriter):
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         head = ["loader", "index", "prediction", "lower", "upper"]
         lines: list[list[Any]] = [head, *([*row[:2], *row[3]] for row in rows)]
-        _write_table(path, [line[columns] for line in lines])
+        write_table(path, [line[columns] for line in lines])
 
 
 class PictureWriter(PredictionWriter):
@@ -118,7 +118,7 @@ class PictureWriter(PredictionWriter):
         from intff_lightning.reporting.plots import contact_sheet, save  # matplotlib, only where it is needed
 
         head = ["file", "class", *(f"goodness_{c}" for c in range(len(rows[0][3])))]
-        _write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
+        write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
         scores = torch.tensor([row[3] for row in rows])
         for first in range(0, len(rows), _SHEET):
             at = [row[1] for row in rows[first : first + _SHEET]]
@@ -128,6 +128,7 @@ class PictureWriter(PredictionWriter):
             save(figure, self.sheets[-1])
 
 
-def _write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Write lines of cells as a CSV file."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows(lines)

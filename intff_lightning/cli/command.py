@@ -23,9 +23,9 @@ from rich.console import Console
 from torch.utils.data import TensorDataset
 
 import intff_lightning.augmentations
-import intff_lightning.backprop
 import intff_lightning.corruptions
 import intff_lightning.datamodules
+import intff_lightning.distortions
 import intff_lightning.heads
 import intff_lightning.labels
 import intff_lightning.module
@@ -34,6 +34,7 @@ import intff_lightning.optim
 import intff_lightning.targets
 import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
+from intff_lightning.backprop import BackpropModule
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.cli.configs import find_config
@@ -41,7 +42,7 @@ from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
 from intff_lightning.cli.overview import DESCRIPTION
 from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
-from intff_lightning.datamodules import PairedDataModule
+from intff_lightning.datamodules import OneClassDataModule, PairedDataModule
 from intff_lightning.datamodules.pictures import Pictures, read_pictures
 from intff_lightning.errors import CheckpointError, ConfigurationError, explain
 from intff_lightning.files import atomic_write, is_locked
@@ -125,7 +126,8 @@ class IntFFCLI(CompatCLI):
         if self.subcommand == "predict":
             return [self._writer(), *bar]
         report = ours.TerminalReport(epoch_lines=not progress)
-        callbacks = [ours.GoodnessLogger(), ours.metrics_of(self.model), *([probe] if probe else []), report]
+        metrics = ours.AnomalyScore() if self._one_class() else ours.metrics_of(self.model)
+        callbacks = [ours.GoodnessLogger(), metrics, *([probe] if probe else []), report]
         if self.subcommand == "fit" and not options.get("fast_dev_run"):
             callbacks.append(ours.TrainingFigures())
             own = (ours.BestCheckpoint, ours.LastCheckpoint)
@@ -133,12 +135,15 @@ class IntFFCLI(CompatCLI):
             if options.get("enable_checkpointing") is not False and not others:
                 best = "val/probe_accuracy" if self._unsupervised() else "val/accuracy"
                 best = "val/r2" if isinstance(self.model, Regressor) else best
+                best = "val/auroc" if self._one_class() else best
                 callbacks += [ours.BestCheckpoint(best), ours.LastCheckpoint()]
         return [*callbacks, *bar]
 
     def _writer(self) -> ours.PredictionWriter:
         if isinstance(self.model, Regressor):
             return ours.EstimateWriter()
+        if self._scores_anomalies():
+            return ours.AnomalyWriter(names=self.pictures[0] if self.pictures else None)
         return ours.PictureWriter(*self.pictures[:2]) if self.pictures else ours.PredictionWriter()
 
     @functools.cached_property
@@ -165,19 +170,24 @@ class IntFFCLI(CompatCLI):
     def _unsupervised(self) -> bool:
         return isinstance(self.model, LabelClassifier) and self.model.unsupervised
 
+    def _one_class(self) -> bool:
+        return isinstance(self.datamodule, OneClassDataModule)
+
+    def _scores_anomalies(self) -> bool:
+        """Whether the network scores anomalies, and knows no classes."""
+        return self._unsupervised() or (isinstance(self.model, BackpropModule) and self.model.negatives)
+
     def _probe(self) -> ours.LinearProbe | None:
         """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""
         probe: ours.LinearProbe = self.value("probe")
-        regression = isinstance(self.model, Regressor)
-        if isinstance(self.model, LabelClassifier) and not self.model.by_class and not regression:
+        other = self._one_class() or isinstance(self.model, Regressor)
+        if isinstance(self.model, LabelClassifier) and not (self.model.by_class or other):
             if self._unsupervised():  # only the probe can choose the best weights
                 probe.every_n_epochs = probe.every_n_epochs or 1
             return probe
         if not _is_default(probe):
-            raise ConfigurationError(
-                "this network needs no linear probe (it is asked for the predictions themselves):\n"
-                "leave the options --probe.* out."
-            )
+            why = "its training data has one class" if self._one_class() else "it gives the predictions itself"
+            raise ConfigurationError(f"this network needs no linear probe ({why}):\nleave the options --probe.* out.")
         return None
 
     def _default_loggers(self, root: Path) -> list[Logger]:

@@ -4,6 +4,7 @@ from intff_lightning.datamodules.digits import DigitsDataModule
 from intff_lightning.datamodules.folder import ImageFolderDataModule
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.mnist_c import MNISTCDataModule
+from intff_lightning.datamodules.one_class import OneClassDataModule
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.datamodules.torchvision import CIFAR10DataModule, FashionMNISTDataModule, MNISTDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "InMemoryDataset",
     "MNISTCDataModule",
     "MNISTDataModule",
+    "OneClassDataModule",
     "PairedDataModule",
     "TableDataModule",
     "WordLanguageDataModule",

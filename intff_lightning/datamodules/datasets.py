@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -55,7 +55,7 @@ def _classes(*datasets: Dataset[Any] | None) -> int | None:
 class PartDataModule(L.LightningDataModule):
     """Base of datamodules with one method for the loaders of all parts."""
 
-    framing: ClassVar[Framing | None] = None
+    framing: Framing | None = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
     reads_training_data = False
     """Whether batches are training data although a test runs."""

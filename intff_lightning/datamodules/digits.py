@@ -1,6 +1,6 @@
 """The digits that come with scikit-learn: 1,797 images of 8x8 pixels, no download."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class DigitsDataModule(PairedDataModule):
     """
 
     draws_test_samples = True
-    framing: ClassVar[Framing | None] = Framing(side=8, longest=8)
+    framing: Framing | None = Framing(side=8, longest=8)
 
     def __init__(self, test_size: int = 360, pad: int = 1, val_size: float = 180, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)

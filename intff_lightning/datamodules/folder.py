@@ -29,6 +29,8 @@ class ImageFolderDataModule(PairedDataModule):
         pixel_range: Lowest and highest value in the files, which become 0 and 255; ``None`` is the whole range of files
             with 8 or 16 bits, and 0..1 for floating point. 32-bit integers need it.
         background: Grey level from 0 (black) to 255 (white) behind transparent images, which need it.
+        new_classes: Allow ``val`` and ``test`` to have classes that ``train`` lacks, such as the anomalies of
+            :class:`~intff_lightning.datamodules.OneClassDataModule`. Their numbers follow those of ``train``.
         **options: Arguments of :class:`PairedDataModule`; ``num_workers`` processes read the files.
     """
 
@@ -39,6 +41,7 @@ class ImageFolderDataModule(PairedDataModule):
         grey: bool = False,
         pixel_range: list[float] | None = None,
         background: int | None = None,
+        new_classes: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -50,6 +53,7 @@ class ImageFolderDataModule(PairedDataModule):
         if len(size) != 2 or min(size) < 1:
             raise ConfigurationError(f"image_size={image_size}: give a side, or [height, width], of 1 pixel or more.")
         self.data_dir, self.image_size, self.grey = Path(data_dir), (size[0], size[1]), grey
+        self.new_classes = new_classes
 
     def load(self, part: Part) -> Dataset[Any] | None:
         """Return the images ``(C, H, W)`` uint8 in the folder of a part, or ``None`` if there is no such folder.
@@ -65,20 +69,23 @@ class ImageFolderDataModule(PairedDataModule):
         if part == "val":
             self.refuse(("val_size", "val_seed"), f"the validation images are those in {folder}")
         try:
-            known = set(image_files.ImagesByClass.find_classes(train)[0])
+            known = image_files.class_names(train)
             size, grey, pixel_range, background = self.image_size, self.grey, self.pixel_range, self.background
             read = functools.partial(
                 image_files.read, size=size, grey=grey, pixel_range=pixel_range, background=background
             )
-            images = image_files.ImagesByClass(str(folder), loader=read, is_valid_file=image_files.is_image)
+            images = image_files.ImagesByClass(str(folder), known, loader=read, is_valid_file=image_files.is_image)
         except OSError as error:
             raise DataError(
                 f"{folder.absolute()}: images in train/CLASS/ are needed, one folder for each class. ({error})"
             ) from None
         differences = [
             f"{', '.join(sorted(names)[:5])} {what}"
-            for names, what in ((known - {*images.classes}, "missing"), ({*images.classes} - known, "not in train"))
-            if names
+            for names, what in (
+                ({*known} - {*images.classes}, "missing"),
+                ({*images.classes} - {*known}, "not in train"),
+            )
+            if names and not (self.new_classes and what == "not in train")
         ]
         if differences:
             raise DataError(f"{folder.absolute()}: its classes must be those of train: {'; '.join(differences)}.")

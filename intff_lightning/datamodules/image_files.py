@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,15 +14,31 @@ from torchvision.transforms.functional import pil_to_tensor
 from intff_lightning.errors import DataError
 
 
-class ImagesByClass(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """An ``ImageFolder`` without hidden folders, such as ``.ipynb_checkpoints``, which hold no class."""
+def class_names(directory: str | Path) -> list[str]:
+    """Return the names of the folders in alphabetical order, without hidden ones, such as ``.ipynb_checkpoints``."""
+    names = [name for name in find_classes(directory)[0] if not name.startswith(".")]
+    if not names:
+        raise FileNotFoundError(f"all folders in {directory} are hidden.")
+    return names
 
-    @staticmethod
-    def find_classes(directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in find_classes(directory)[0] if not name.startswith(".")]
-        if not classes:
-            raise FileNotFoundError(f"all folders in {directory} are hidden.")
-        return classes, {name: number for number, name in enumerate(classes)}
+
+class ImagesByClass(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """An ``ImageFolder`` without hidden folders, whose classes are numbered in a given order.
+
+    Args:
+        root: Folder with one folder per class.
+        known: Names of the first classes; others follow in alphabetical order.
+        **options: Arguments of ``ImageFolder``.
+    """
+
+    def __init__(self, root: str, known: Sequence[str], **options: Any) -> None:
+        self.known = known
+        super().__init__(root, **options)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = class_names(directory)
+        order = [*self.known, *(name for name in names if name not in self.known)]
+        return names, {name: number for number, name in enumerate(order) if name in names}
 
 
 def is_image(path: str) -> bool:

@@ -118,7 +118,7 @@ class MNISTDataModule(TorchvisionDataModule):
 
     source: ClassVar[str] = "MNIST"
     folder: ClassVar[str] = "MNIST/raw"
-    framing: ClassVar[Framing | None] = Framing(side=28, longest=20)
+    framing: Framing | None = Framing(side=28, longest=20)
 
 
 class FashionMNISTDataModule(MNISTDataModule):
@@ -126,7 +126,7 @@ class FashionMNISTDataModule(MNISTDataModule):
 
     source: ClassVar[str] = "FashionMNIST"
     folder: ClassVar[str] = "FashionMNIST/raw"
-    framing: ClassVar[Framing | None] = Framing(side=28, longest=28, strokes=False)
+    framing: Framing | None = Framing(side=28, longest=28, strokes=False)
 
 
 class CIFAR10DataModule(TorchvisionDataModule):

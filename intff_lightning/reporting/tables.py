@@ -34,7 +34,8 @@ def metric_texts(trainer: L.Trainer, validated: bool = True) -> list[str]:
     texts = [f"loss {metrics['train/loss']:.4f}"] if "train/loss" in metrics else []
     names = ("val/accuracy", "val/probe_accuracy") if validated else ()
     texts += [f"{name} {100 * metrics[name]:.2f} %" for name in names if name in metrics]
-    return [*texts, *(f"{name} {metrics[name]:.4f}" for name in ("val/r2",) if validated and name in metrics)]
+    further = [name for name in ("val/r2", "val/auroc") if validated and name in metrics]
+    return [*texts, *(f"{name} {metrics[name]:.4f}" for name in further)]
 
 
 def unit_table(module: nn.Module, optimizers: Sequence[Optimizer]) -> Table:
@@ -85,7 +86,7 @@ def result_table(trainer: L.Trainer, stage: str) -> Table:
 
 
 def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()) -> list[list[str]]:
-    """Return the lines of :func:`result_table`: the head, the units, the network, and the linear probe."""
+    """Return the lines of :func:`result_table`: the head, the units, the network, and the linear probe, if any."""
     columns = {
         "positive\ngoodness": "goodness/positive",
         "negative\ngoodness": "goodness/negative",
@@ -93,10 +94,13 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         "local\nloss": "loss",
         "accuracy": "accuracy",
     }
-    if f"{stage}/r2" in metrics:  # a regression
-        columns = {title: name for title, name in columns.items() if name != "accuracy"} | {"R²": "r2"}
+    quality = "accuracy"
+    for title, name in (("R²", "r2"), ("AUROC of\nanomalies", "auroc")):
+        if f"{stage}/{name}" in metrics:
+            quality = columns[title] = name
+            del columns["accuracy"]
     seen = [name.removeprefix(f"{stage}/").rpartition("/unit_")[0] for name in metrics if "/unit_" in name]
-    columns = {title: name for title, name in columns.items() if name in ("loss", "accuracy", "r2") or name in seen}
+    columns = {title: name for title, name in columns.items() if name in ("loss", quality) or name in seen}
     if "loss" not in seen:
         columns = {"loss" if name == "loss" else title: name for title, name in columns.items()}
     lines = [["", *columns]]
@@ -108,10 +112,9 @@ def result_rows(metrics: Mapping[str, Any], stage: str, vote: Sequence[int] = ()
         units += 1
     empty = [""] * (len(columns) - 2)
     loss = _number(metrics, f"{stage}/loss", "loss")
-    kind = "r2" if f"{stage}/r2" in metrics else "accuracy"
-    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/{kind}", kind)])
+    lines.append(["network", *empty, loss, _number(metrics, f"{stage}/{quality}", quality)])
     further = {"mean absolute error": "mae", "coverage": "coverage", "interval width": "interval_width"}
-    for title, name in further.items():
+    for title, name in (further | {"AUPR": "aupr", "FPR-95": "fpr95"}).items():
         if f"{stage}/{name}" in metrics:
             lines.append([title, *empty, "", _number(metrics, f"{stage}/{name}", name)])
     if f"{stage}/probe_accuracy" in metrics:

@@ -13,6 +13,7 @@ from intff_lightning.reproduce.characteristics import (
     early_exit,
     forgetting,
     labels,
+    out_of_distribution,
     sparsity,
 )
 from intff_lightning.reproduce.characteristics.networks import DATASETS, Trained, Training
@@ -84,6 +85,12 @@ CHARACTERISTICS = [
         fashion=True,
         shown=calibration.shown,
         draw=calibration.draw_reliability,
+    ),
+    Characteristic(
+        "out_of_distribution",
+        "Out-of-distribution detection",
+        out_of_distribution.measure,
+        shown=lambda row: row["measure"] == "AUROC",
     ),
     Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
     Characteristic(

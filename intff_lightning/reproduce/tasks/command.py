@@ -21,6 +21,7 @@ from intff_lightning.reproduce.options import (
 from intff_lightning.reproduce.tasks.task import Measurement, Task, markdown, measurements, summarize
 
 TASKS = {
+    "anomaly": "one class of images is normal, and the others must be found",
     "tables": "classes in the rows of tables, by goodness of labels",
     "regression": "numbers in the rows of tables, by goodness of candidates",
     "words": "token sequences: the language of a word from its letters",
