@@ -39,6 +39,11 @@ def test_validation_is_the_last_training_images(cifar, monkeypatch):
     assert torch.equal(data.dataset("val").image, whole.dataset("train").image[75:])
     assert torch.equal(data.dataset("train").image, whole.dataset("train").image[:40])
     assert (data.input_shape, data.num_classes) == ((3, 32, 32), 10)
+    share, alone = CIFAR10DataModule(val_size=0.25, train_size=40), CIFAR10DataModule(val_size=0, train_size=40)
+    for part in ("train", "val"):
+        assert torch.equal(share.dataset(part).image, data.dataset(part).image)
+    assert torch.equal(alone.dataset("train").image, data.dataset("train").image)
+    assert alone.dataset("val") is None
     assert CIFAR10DataModule().held_out(50000) == 5000
 
 

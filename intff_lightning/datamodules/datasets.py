@@ -212,13 +212,16 @@ class DatasetDataModule(PartDataModule):
 
     def _divided(self, whole: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any] | None]:
         train, val = self.divide(whole)
-        if not len(val):
+        if not len(val) and len(train) == len(whole):  # type: ignore[arg-type]  # map-style
             return whole, None
         if isinstance(whole, InMemoryDataset):
-            return tuple(self._in_memory(whole.image[index], whole.target[index]) for index in (train, val))  # type: ignore[return-value]
-        held_out = Subset(whole, val.tolist())
+            made = [self._in_memory(whole.image[index], whole.target[index]) for index in (train, val) if len(index)]
+            return made[0], made[1] if len(val) else None
+        trained, held_out = (Subset(whole, index.tolist()) for index in (train, val))
+        if not len(val):
+            return trained, None
         self._warn_of_random_images(held_out)
-        return Subset(whole, train.tolist()), held_out
+        return trained, held_out
 
     def _warn_of_random_images(self, held_out: Subset[Any]) -> None:
         """Warn if samples are not the same when they are read again: validation data should be."""

@@ -73,10 +73,6 @@ class TorchvisionDataModule(PairedDataModule):
             return None
         data = self.open(train=part == "train", download=False)
         image, target = self.pixels(data.data), torch.as_tensor(data.targets)
-        if part == "train" and self.train_size is not None:
-            last = len(target) - self.held_out(len(target))
-            index = torch.cat([torch.arange(min(self.train_size, last)), torch.arange(last, len(target))])
-            image, target = image[index], target[index]
         if self.pad:
             image = nn.functional.pad(image, [self.pad] * 4)
         if self.rgb and image.shape[1] == 1:
@@ -84,10 +80,11 @@ class TorchvisionDataModule(PairedDataModule):
         return InMemoryDataset(image, target)
 
     def divide(self, train: Dataset[Any]) -> tuple[Tensor, Tensor]:
-        """Take the last images as validation data, as is customary for these sets."""
+        """Take the last images as validation data, as is customary for these sets, and the first ones to train on."""
         size = len(train)  # type: ignore[arg-type]  # map-style
         first = size - self.held_out(size)
-        return torch.arange(first), torch.arange(first, size)
+        count = first if self.train_size is None else min(self.train_size, first)
+        return torch.arange(count), torch.arange(first, size)
 
     def open(self, train: bool, download: bool) -> Any:
         """Return torchvision's training or test set, or refuse missing or damaged files by a DataError."""
