@@ -86,26 +86,29 @@ class Draws:
         index: Indices of the samples in their data set, ``(B,)`` int64.
         stream: Number of the purpose. Two purposes for the same samples need two streams: once samples are sorted by a
             draw, that draw is no longer random within a batch.
+
+    Attributes:
+        state: States of the generators, ``(B,)`` int64.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 0) -> None:
         # hashed in turn, not added: neighbouring seeds, epochs and samples must not share draws
-        self._state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ (stream << 48) ^ epoch)))
+        self.state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ (stream << 48) ^ epoch)))
         self._drawn = 0
 
     @property
     def device(self) -> torch.device:
         """Device of the draws."""
-        return self._state.device
+        return self.state.device
 
     def __len__(self) -> int:
-        return len(self._state)
+        return len(self.state)
 
     def split(self, size: int) -> Iterator["Draws"]:
         """Yield the draws of ``size`` samples at a time, which go on from here; use them in place of these draws."""
-        for part in torch.split(self._state, size):
+        for part in torch.split(self.state, size):
             draws = copy.copy(self)
-            draws._state = part
+            draws.state = part
             yield draws
 
     def bits(self, *shape: int) -> Tensor:
@@ -114,9 +117,9 @@ class Draws:
         first = self._drawn
         self._drawn += size
         if size == 1:
-            return splitmix64(self._state + _signed(first * _GOLDEN)).view(-1, *shape)
+            return splitmix64(self.state + _signed(first * _GOLDEN)).view(-1, *shape)
         step = torch.arange(first, first + size, device=self.device) * _signed(_GOLDEN)
-        return splitmix64(self._state.unsqueeze(1) + step).view(-1, *shape)
+        return splitmix64(self.state.unsqueeze(1) + step).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Draw uniform float32 numbers in [0, 1), ``(B, *shape)``."""

@@ -198,13 +198,13 @@ def test_backpropagation_of_negatives_weighs_positives_and_negatives_equally():
     module = BackpropModule(chain, negatives=True, input_shape=SHAPE, num_classes=2)
     image, negative = torch.rand(4, *SHAPE), torch.rand(4, 3, *SHAPE)
     batch = PairedBatch(image, torch.zeros(4, dtype=torch.int64), negative, None)
-    loss, _, scores = module._loss(batch)
+    loss, _, scores = module._outputs(batch)
     odds, odds_of_negatives = -module.anomaly_score(image), -module.anomaly_score(negative.flatten(0, 1))
     torch.testing.assert_close(loss, softplus_loss(odds, odds_of_negatives.view(4, 3), threshold=0.0))
     torch.testing.assert_close(scores[:, 0] - scores[:, 1], odds)
     torch.testing.assert_close(module.predictions(image), -odds.unsqueeze(1))
     with pytest.raises(ConfigurationError, match="needs negative images"):
-        module._loss(batch._replace(negative_image=None))
+        module._outputs(batch._replace(negative_image=None))
 
 
 class _Brightness(L.LightningModule):

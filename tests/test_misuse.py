@@ -193,7 +193,7 @@ def test_datamodules_are_copied_and_pickled(trainer):
     data = _data()
     trainer().fit(_module(), data)
     for other in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
-        assert other.inner.classes.__self__ is other  # not the first one
+        assert other.inner.classes.args[0] is other  # not the first one
         run = trainer()
         run.fit(_module(), other)
         assert run.global_step == 2

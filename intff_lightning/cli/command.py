@@ -165,7 +165,7 @@ class IntFFCLI(CompatCLI):
         rank_zero_warn(f"the pictures are corrupted by {type(corruption).__name__} (data.test_corruption)")
         number, seed = torch.arange(len(pictures.image)), self.datamodule.settle_seed()
         image = corruption.of_test_images(float_pixels(pictures.image), number, seed=seed)
-        return pictures._replace(image=(255 * image.clamp(0, 1)).round().to(torch.uint8))
+        return Pictures(pictures.names, (255 * image.clamp(0, 1)).round().to(torch.uint8), pictures.skipped)
 
     def _unsupervised(self) -> bool:
         return isinstance(self.model, LabelClassifier) and self.model.unsupervised
