@@ -17,7 +17,7 @@ class LabelPrefix(LabelEncoder):
 
     takes_tokens = True
     vocabulary: int = 0
-    """Number of token ids without the labels, known after :meth:`setup`."""
+    """Number of token ids without the labels, known after ``setup``."""
 
     def setup(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         if not isinstance(input_shape, TokenShape):

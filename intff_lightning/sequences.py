@@ -23,15 +23,14 @@ _TRACE = 1e-5  # far below any goodness that matters; float16 and bfloat16 can h
 class TokenShape(tuple[int, ...]):
     """Shape ``(T,)`` of sequences of token ids.
 
-    Args:
-        shape: ``(T,)``.
+    Attributes:
         vocabulary: Number of ids, the padding included: ids are 0 to ``vocabulary - 1``.
     """
 
     vocabulary: int
 
     def __new__(cls, shape: Iterable[int], vocabulary: int) -> "TokenShape":
-        """Make the shape."""
+        """Make the shape from ``(T,)`` and the number of ids."""
         made = super().__new__(cls, shape)
         made.vocabulary = vocabulary
         return made

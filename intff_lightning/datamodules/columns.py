@@ -31,7 +31,7 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
 
     Args:
         table: Path of a CSV file in UTF-8 whose first line names the columns, ``sklearn:NAME`` for one of
-            :data:`BUNDLED`, a pandas or polars frame, or a mapping of names to columns.
+            ``BUNDLED``, a pandas or polars frame, or a mapping of names to columns.
         where: Name of the table in messages.
         separator: Character between the cells of a file.
         missing: Texts that stand for a missing value; NaN, ``None`` and empty cells always do.

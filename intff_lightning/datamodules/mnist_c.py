@@ -62,7 +62,7 @@ def read_mnist_c(data_dir: Path, kind: str) -> tuple[Tensor, Tensor] | None:
 class MNISTCDataModule(MNISTDataModule):
     """MNIST-C (Mu and Gilmer 2019): MNIST with published test images under one of 15 corruptions.
 
-    Training and validation data are MNIST's. The corruptions themselves are in :mod:`intff_lightning.corruptions`; as
+    Training and validation data are MNIST's. The corruptions themselves are in ``intff_lightning.corruptions``; as
     ``test_corruption`` they need no files, and have five severities.
 
     Args:

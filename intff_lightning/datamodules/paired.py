@@ -50,7 +50,7 @@ class PairedDataModule(Recorded, PartDataModule):
         predict: Data for ``trainer.predict``; ``None`` takes ``test``.
         negatives: Source of negative data; default :class:`~intff_lightning.negatives.WrongLabels`, or
             :class:`~intff_lightning.negatives.ShiftedTargets` for a regression.
-        corruption: Corruption of training data, see :mod:`intff_lightning.corruptions`; validation and test data stay
+        corruption: Corruption of training data, see ``intff_lightning.corruptions``; validation and test data stay
             clean.
         test_corruption: Corruption of the images of tests and predictions, such as the kinds of MNIST-C; training and
             validation data stay clean, and so do labels.
