@@ -369,12 +369,13 @@ def test_a_case_measures_every_method(tiny_mnist, monkeypatch):
     monkeypatch.setattr(anomaly, "QUICK_IMAGES", 400)
     monkeypatch.setattr(anomaly.MNISTDataModule, "held_out", lambda self, size: 60)
     rows = anomaly.TASK.cases["mnist_class7"](0, str(tiny_mnist), True)
-    names = ["AUROC on MNIST", "AUROC on MNIST, other classes", "AUPR on MNIST", "FPR-95 on MNIST"]
+    names = [f"{name} on MNIST{end}" for name in ("AUROC", "AUPR", "FPR-95") for end in ("", ", other classes")]
     assert [(row["algorithm"], row["measure"]) for row in rows] == [
         (method, name) for method in ("intff", "bp", "nearest neighbours") for name in names
     ]
     assert all(0 <= row["value"] <= 1 for row in rows)
-    assert [row["value"] for row in rows[::4]] == [row["value"] for row in rows[1::4]]
+    assert [row["value"] for row in rows[::2]] == [row["value"] for row in rows[1::2]]
+    monkeypatch.setattr(anomaly, "train", lambda *_: 0.0)
     assert len(anomaly.TASK.cases["mnist_class8"](0, str(tiny_mnist), True)) == 9  # the settings were chosen on it
 
 

@@ -20,8 +20,8 @@ def _load(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.stem != "search"], ids=lambda path: path.stem)
 def test_examples_learn_and_are_short(path):
-    epochs = {"resnet18": 3, "regression": 10, "words": 8}
-    assert _load(path).main(max_epochs=epochs.get(path.stem, 6)) > 0.85
+    epochs = {"resnet18": 3, "regression": 10, "words": 4}
+    assert _load(path).main(max_epochs=epochs.get(path.stem, 6)) > (0.7 if path.stem == "words" else 0.85)
 
 
 @pytest.mark.slow

@@ -2,15 +2,18 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
+from intff_lightning.errors import ConfigurationError
 from intff_lightning.reproduce.command import main
 from intff_lightning.reproduce.tasks import command, regression, tables
 from intff_lightning.reproduce.tasks.task import Task, markdown, measurements, summarize
 
+ROOT = Path(__file__).parents[1]
 SCORES = {"intff": [0.9, 0.8, 0.95], "bp": [0.85, 0.8, 0.8], "trees": [0.5, 0.6, 0.7]}
 CALLS: list = []
 
@@ -68,6 +71,30 @@ def test_the_command_writes_tables_and_keeps_quick_looks_apart(monkeypatch, caps
     assert main([*arguments, "--quick"]) == 1
     assert "holds the results of a full run" in capsys.readouterr().err
     assert main([*arguments[:3], "--seeds", "0"]) == 1
+
+
+def test_other_settings_are_measured_again_and_libraries_are_checked_first(monkeypatch, capsys):
+    CALLS.clear()
+    for _ in range(2):
+        for lr in (0.1, 0.2):
+            changed = replace(TASK, settings={"lr": [lr]})
+            measurements([changed], [0], quick=False)[0].rows("data", Path("runs"))
+    assert len(CALLS) == 4
+
+    def check():
+        raise ConfigurationError("a library is missing")
+
+    monkeypatch.setattr(command, "find_task", lambda name: replace(TASK, check=check))
+    assert main(["tasks", "--only", "tables", "--out", "results"]) == 1
+    assert "a library is missing" in capsys.readouterr().err
+    assert len(CALLS) == 4
+
+
+@pytest.mark.parametrize("name", command.TASKS)
+def test_committed_tables_are_what_their_writer_gives(name):
+    path = ROOT / "results/tasks" / f"{name}.json"
+    if path.is_file():
+        assert path.with_suffix(".md").read_text() == markdown(command.find_task(name), json.loads(path.read_text()))
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from intff_lightning.reporting.plots import STYLES, save
 from intff_lightning.reproduce.characteristics.networks import Trained
 from intff_lightning.reproduce.characteristics.reading import scores
+from intff_lightning.reproduce.characteristics.report import ALGORITHM_NAMES, PLACE_NAMES
 from intff_lightning.temperature import fit_temperature
 
 BINS = 15
@@ -56,7 +57,7 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
         for each in reliability(p, trained.test.target):
             place = f"{what}, bin {each.number + 1} of {BINS}"
             for name, value in ((CONFIDENCE, each.confidence), (RIGHT, each.accuracy)):
-                rows.append({"what": place, "measure": name, "value": value, "better": "higher"})
+                rows.append({"what": place, "measure": name, "value": value, "better": ""})
     return rows
 
 
@@ -128,8 +129,8 @@ def draw_reliability(rows: Sequence[dict[str, Any]], path: Path) -> None:
             mine = [row for row in rows if (row["network"], row["dataset"]) == place]
             for style, algorithm in zip(STYLES, dict.fromkeys(row["algorithm"] for row in rows), strict=False):
                 points = _points([row for row in mine if row["algorithm"] == algorithm], what)
-                axes.plot(*zip(*points, strict=True), label=algorithm, markersize=4, **style)
-            axes.set_title(f"{', '.join(place)}: {what}", fontsize=8)
+                axes.plot(*zip(*points, strict=True), label=ALGORITHM_NAMES[algorithm], markersize=4, **style)
+            axes.set_title(f"{', '.join(PLACE_NAMES[part] for part in place)}: {what}", fontsize=8)
             axes.grid(True, alpha=0.3)
         line[0].set_ylabel(RIGHT, fontsize=8)
     for axes in panels[-1]:

@@ -135,6 +135,8 @@ def train_and_measure(
                 rows = each.measure(trained, data_dir, run.quick)
                 with atomic_write(_place(run, each.name, folder)) as partial:
                     partial.write_text(json.dumps(rows, indent=1) + "\n")
+                for line in [] if each.doubts is None else each.doubts(rows):
+                    say(f"{each.name} is in doubt: {line}")
         say(f"measured {', '.join(missing)}")
 
 

@@ -75,7 +75,7 @@ def _compared(own: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]
         "mean": fmean(values),
         "std": stdev(values) if len(values) > 1 else 0.0,
     }
-    if first["algorithm"] == BASELINE or sorted(baseline) != seeds:
+    if first["algorithm"] == BASELINE or not first["better"] or sorted(baseline) != seeds:
         return {**row, "difference": None, "low": None, "high": None, "verdict": ""}
     found = paired_interval(values, [float(baseline[seed]["value"]) for seed in seeds])
     ahead = (found.difference > 0) == (first["better"] == "higher")

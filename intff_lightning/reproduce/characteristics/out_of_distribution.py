@@ -63,7 +63,9 @@ def foreign_images(own: Tensor, dataset: str, seed: int, data_dir: str) -> dict[
     if dataset not in _OTHER:
         raise ConfigurationError(f"dataset={dataset!r}: there are foreign images for {', '.join(_OTHER)}.")
     title, datamodule = _OTHER[dataset]
-    other: Any = datamodule(data_dir, download=False).dataset("test")
+    source = datamodule(data_dir)
+    source.prepare_data()
+    other: Any = source.dataset("test")
     index = torch.arange(len(own))
     grey = Draws(seed, 0, index, stream=_BLANK).uniform(1)
     return {

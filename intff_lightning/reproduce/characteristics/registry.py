@@ -19,7 +19,7 @@ from intff_lightning.reproduce.characteristics import (
 from intff_lightning.reproduce.characteristics.networks import DATASETS, Trained, Training
 
 Measurements = list[dict[str, Any]]
-"""Rows ``what`` (the condition), ``measure``, ``value`` and ``better`` (``higher`` or ``lower``).
+"""Rows ``what`` (the condition), ``measure``, ``value`` and ``better`` (``higher``, ``lower``, or empty for neither).
 
 A row may have a ``unit``: ``count`` for numbers that are no shares. All others are shown in percent.
 """
@@ -44,6 +44,7 @@ class Characteristic:
         shown: Which rows the figure and the sentences show; all rows are in the table.
         draw: Draws a picture of its own from the rows of its table.
         check: Called before anything is trained; raises a ConfigurationError if a library is missing.
+        doubts: What the rows of a network make doubtful, one line each; the command prints them.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Characteristic:
     shown: Callable[[dict[str, Any]], bool] = _everything
     draw: Callable[[Sequence[dict[str, Any]], Path], None] | None = None
     check: Callable[[], None] | None = None
+    doubts: Callable[[Measurements], list[str]] | None = None
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ CHARACTERISTICS = [
         adversarial.measure,
         shown=adversarial.shown,
         check=adversarial.check_library,
+        doubts=adversarial.masked,
     ),
     Characteristic(
         "calibration",

@@ -53,6 +53,8 @@ def tasks(arguments: argparse.Namespace, line: str) -> None:
     out = make_folder(results_folder(arguments), "tasks")
     chosen = [find_task(name) for name in TASKS if arguments.only is None or name in arguments.only]
     for task in chosen:
+        if task.check is not None:
+            task.check()
         _check_kind(out / f"{task.name}.json", arguments.quick)
     work = measurements(chosen, seeds, arguments.quick)
     given = [(each, arguments.data_dir, out / "runs", f"[{n}/{len(work)}]") for n, each in enumerate(work, 1)]

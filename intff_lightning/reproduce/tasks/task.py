@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ class Task:
         note: What was measured, in plain words.
         cases: Functions of (seed, data_dir, quick) by name, such as one for each data set. Each call is resumable by
             itself. It returns rows ``{"what": str, "algorithm": str, "measure": str, "value": float,
-            "better": "higher" | "lower"}``; with ``"averaged": False``, a row is no part of the average.
+            "better": "higher" | "lower" | ""}``; with ``"averaged": False``, a row is no part of the average.
         average: Add the mean over everything that has a measure, for each algorithm.
+        settings: How it is measured, in plain values. What was measured otherwise is measured again.
+        check: Called before anything is measured; raises a ConfigurationError if a library is missing.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Task:
     note: str
     cases: Mapping[str, Rows]
     average: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,15 @@ class Measurement:
         return f"{self.task.name}_{self.case}_seed{self.seed}{'_quick' if self.quick else ''}"
 
     def rows(self, data_dir: str, folder: Path) -> list[dict[str, Any]]:
-        """Measure, or read what an earlier call has written into ``folder``."""
+        """Measure, or read what an earlier call with the same settings has written into ``folder``."""
         path = folder / f"{self.name}.json"
-        if path.is_file():
-            return list(json.loads(path.read_text())["rows"])
+        settings = json.loads(json.dumps(self.task.settings))
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if kept.get("settings") == settings:
+            return list(kept["rows"])
         begun = time.perf_counter()
         rows = self.task.cases[self.case](self.seed, data_dir, self.quick)
-        written = {"seconds": round(time.perf_counter() - begun, 1), "rows": rows}
+        written = {"settings": settings, "seconds": round(time.perf_counter() - begun, 1), "rows": rows}
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(written, indent=1) + "\n")
         return rows
@@ -138,7 +144,7 @@ def markdown(task: Task, lines: Sequence[dict[str, Any]]) -> str:
     """Return the tables of a task for a file: the means, and the differences from backpropagation."""
     first = lines[0]
     note = "A quick look: these figures mean nothing." if first["quick"] else task.note
-    seeds = f"{first['seeds']} seed{'s' if first['seeds'] > 1 else ''}, 0 to {first['seeds'] - 1}"
+    seeds = f"{first['seeds']} seeds, 0 to {first['seeds'] - 1}" if first["seeds"] > 1 else "seed 0"
     head = [
         f"# {task.title}",
         "",

@@ -91,17 +91,17 @@ def train(module: Network, data: PairedDataModule, epochs: int, monitor: str | N
         limit_val_batches=0 if best is None else None,
         check_val_every_n_epoch=max(1, epochs // 20),
     )
-    value = 0.0
+    value = float("-inf")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         try:
             trainer.fit(module, data)
+            value = 0.0 if best is None else best.value
         except DivergenceError:
-            return float("-inf")
+            pass
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if best is not None:
-        module.load_state_dict(best.weights)
-        value = best.value
     module.eval()
+    if best is not None and best.weights:
+        module.load_state_dict(best.weights)
     return value
