@@ -61,7 +61,7 @@ def train(world, update, units, source, options=None):
         options = {"update": update, "optimizer": optimizer, **(options or {})}
         if units == "sequences":
             module = IntFFModule([EmbeddingUnit(8), RecurrentUnit(8)], normalization=RMS(), **options).double()
-            data = token_data(train=1257, batch_size=48 // world, negatives=source(2))
+            data = token_data(train=480, batch_size=48 // world, negatives=source(2))
         else:
             module = IntFFModule([DenseUnit([20, 10]) for _ in range(units)], **options).double()
             data = DigitsDataModule(batch_size=48 // world, negatives=source(2), augmentation=RandomShift(1), seed=0)

@@ -26,7 +26,8 @@ def test_two_processes_equal_one(number, of_two):
         assert torch.equal(first[name], second[name])
         tolerance = 1e-5 if name == "fitted_vote" else 1e-9  # float32
         assert (first[name] - weight).abs().max() <= tolerance * weight.abs().max()
-    assert steps == steps_of_two == 2 * (1257 // 48)
+    rows = 480 if "sequences" in ddp_runs.RUNS[number] else 1257
+    assert steps == steps_of_two == 2 * (rows // 48)
     assert ours.keys() == theirs.keys()
     probe = "test/probe_accuracy"  # its batches' statistics are those of one process
     for name in ours.keys() - {probe}:
@@ -38,4 +39,5 @@ def test_two_processes_equal_one(number, of_two):
 def test_a_batch_reduces_every_gradient_once_whatever_the_schedule(number, of_two):
     for weights, _, _, sent in (results[number] for results in of_two):
         trained = [weight for name, weight in weights.items() if name != "fitted_vote"]
-        assert sent[:20] == [sum(weight.numel() * weight.element_size() for weight in trained)] * 20
+        # the last batch of an epoch also counts what its validation reduces
+        assert sent[:9] == [sum(weight.numel() * weight.element_size() for weight in trained)] * 9
