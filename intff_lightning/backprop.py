@@ -10,7 +10,7 @@ from typing_extensions import Self
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization
 from intff_lightning.modes import Freezable
-from intff_lightning.network import Network
+from intff_lightning.network import Network, Predicted
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
 from intff_lightning.pairs import PairedBatch, image_and_target
 from intff_lightning.recipe import from_recipe
@@ -68,6 +68,11 @@ class BackpropModule(Freezable, Network):
         self.has_head, self.head = head, cast(nn.Module, nn.Identity())
         self.label_smoothing, self.negatives = label_smoothing, negatives
         self.configure_model()
+
+    @property
+    def predicts(self) -> Predicted:
+        """What it predicts."""
+        return "anomaly scores" if self.negatives else "classes"
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         if self.negatives and num_classes != 2:

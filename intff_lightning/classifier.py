@@ -12,7 +12,7 @@ from intff_lightning.functional import at_least_float32, rms_normalize
 from intff_lightning.label_tokens import default_encoder
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable
-from intff_lightning.network import Network
+from intff_lightning.network import Network, Predicted
 from intff_lightning.pretrained import find_weights
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
@@ -154,6 +154,11 @@ class LabelClassifier(Freezable, Network):
     def unsupervised(self) -> bool:
         """Whether the network is trained without labels, and so knows no classes."""
         return not self.by_class and not self.encoder.shows_label
+
+    @property
+    def predicts(self) -> Predicted:
+        """What it predicts."""
+        return "anomaly scores" if self.unsupervised else "classes"
 
     def goodness(self, x: Tensor | LabelledImages) -> Tensor:
         """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``."""

@@ -249,7 +249,7 @@ class Rotated(ImageNegatives):
 
 
 class Perturbed(ImageNegatives):
-    """The image with Gaussian noise on every pixel, clipped to [0, 1].
+    """The image with Gaussian noise on every pixel, clipped to [0, 1]; the columns of tables are not clipped.
 
     Args:
         std: Standard deviation of the noise.
@@ -262,11 +262,11 @@ class Perturbed(ImageNegatives):
         """Add noise to images ``(B, *)``; returns ``(B, 1, *)``."""
         _need_pixels(self, image)
         noise = self.std * generator.normal(*image.shape[1:]).to(image.dtype)
-        return (image + noise).clamp_(0, 1).unsqueeze(1)
+        return _clipped(image + noise).unsqueeze(1)
 
 
 class GaussianNoise(ImageNegatives):
-    """Pure noise, clipped to [0, 1]: the paper's example of negative data that must fail.
+    """Pure noise, clipped to [0, 1]: the paper's example of negative data that must fail. Tables are not clipped.
 
     It holds nothing of the image, so a unit can tell it from real data by pixel statistics and need not learn what a
     digit is. It is here to show that, and for comparison.
@@ -283,7 +283,7 @@ class GaussianNoise(ImageNegatives):
         """Draw noise ``(B, 1, *)`` in the shape of images ``(B, *)``."""
         _need_pixels(self, image)
         noise = self.mean + self.std * generator.normal(*image.shape[1:])
-        return noise.clamp_(0, 1).to(image.dtype).unsqueeze(1)
+        return _clipped(noise).to(image.dtype).unsqueeze(1)
 
 
 def check_negatives(
@@ -347,6 +347,11 @@ def _need_pixels(source: NegativeSource, image: Tensor) -> None:
             f"{type(source).__name__} needs pixels or other numbers, and these are token ids: use WrongLabels, or "
             "goodness by class."
         )
+
+
+def _clipped(image: Tensor) -> Tensor:
+    """Return pixels in [0, 1], and the columns ``(B, D)`` of a table as they are."""
+    return image if image.ndim == 2 else image.clamp_(0, 1)
 
 
 def _need_rows(source: NegativeSource, image: Tensor) -> None:

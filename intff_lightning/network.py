@@ -5,19 +5,17 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     Callback,
     Checkpoint,
-    EarlyStopping,
     LambdaCallback,
     LearningRateFinder,
     ModelPruning,
 )
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -45,8 +43,11 @@ from intff_lightning.optim import (
 )
 from intff_lightning.pairs import data_share, images_to_predict
 from intff_lightning.randomness import gather_random_states, random_state, restore_random_state
-from intff_lightning.recipe import Recorded, differences, from_recipe, recipe_of, record, to_recipe
+from intff_lightning.recipe import Recorded, accepts, differences, from_recipe, recipe_of, record, to_recipe
+from intff_lightning.resumption import refuse_smaller_limits, resume_early_stopping
 from intff_lightning.sequences import shape_of
+
+Predicted = Literal["classes", "numbers", "anomaly scores"]
 
 
 class StepOutput(dict[str, Tensor]):
@@ -95,8 +96,14 @@ class Network(Recorded, ExampleInputs):
         self._losses: LossRecord | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] = {}
-        unknown: dict[str, Any] = dict.fromkeys((*self.needed, "vocabulary"))
+        self._asked = (*self.needed, *(["vocabulary"] if accepts(type(self), "vocabulary") else []))
+        unknown: dict[str, Any] = dict.fromkeys(self._asked)
         record(self, **unknown)
+
+    @property
+    def predicts(self) -> Predicted:
+        """What it predicts."""
+        return "classes"
 
     # ---------------------------------------------------------------- building
 
@@ -132,7 +139,11 @@ class Network(Recorded, ExampleInputs):
 
     def _ask_datamodule(self) -> None:
         datamodule = datamodule_of(self)
-        for name in (*self.needed, "vocabulary"):
+        numbers = getattr(datamodule, "regression", None)
+        if numbers not in (None, self.predicts == "numbers"):
+            advice = "numbers: use RegressionModule" if numbers else "classes: give the data regression=True"
+            raise ConfigurationError(f"{type(self).__name__} predicts {self.predicts}, and the targets are {advice}.")
+        for name in self._asked:
             mine, theirs = self.hparams[name], getattr(datamodule, name, None)
             if theirs is not None and (self._built or mine is not None) and to_recipe(mine) != to_recipe(theirs):
                 raise ConfigurationError(f"the network was built for {name}={mine}, and the data has {theirs}.")
@@ -346,8 +357,8 @@ class Network(Recorded, ExampleInputs):
                     "Train a network anew that begins with these weights (load_from_checkpoint)."
                 )
             self._refuse_other_optimizers(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-            self._refuse_smaller_limits(checkpoint)
-            self._resume_early_stopping(checkpoint.get("callbacks") or {})
+            refuse_smaller_limits(self.trainer, checkpoint)
+            resume_early_stopping(self.trainer, checkpoint.get("callbacks") or {})
             if self._resumed is not None and self._resumed.get("accumulated") and not self.trainer.should_stop:
                 raise CheckpointError(
                     "the checkpoint is from the middle of an accumulation (accumulate_grad_batches), and does not hold "
@@ -356,26 +367,6 @@ class Network(Recorded, ExampleInputs):
             resume_after_whole_epochs(self)
         if self._resumed is not None:
             self._resumed["optimizers"] = len(checkpoint.get("optimizer_states", ()))
-
-    def _refuse_smaller_limits(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume with fewer epochs or steps than the checkpoint has: they could have no effect."""
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        limits = {"max_epochs": self.trainer.max_epochs, "max_steps": self.trainer.max_steps}
-        for (name, limit), done in zip(limits.items(), (epochs, checkpoint["global_step"]), strict=True):
-            if limit is not None and -1 < limit < done:
-                raise CheckpointError(f"{name}={limit} has no effect: {done} are done in the checkpoint. Give more.")
-
-    def _resume_early_stopping(self, states: dict[str, Any]) -> None:
-        """Train no further after an ``EarlyStopping`` that ended the run, unless it is more patient now."""
-        trainer: Any = self.trainer
-        for callback in trainer.callbacks:
-            state = states.get(callback.state_key)
-            if isinstance(callback, EarlyStopping) and state:
-                state["patience"] = callback.patience  # Lightning would restore that of the checkpoint
-                stopped = state["stopping_reason"] != EarlyStoppingReason.NOT_STOPPED.value
-                if state["stopping_reason"] == EarlyStoppingReason.PATIENCE_EXHAUSTED.value:
-                    stopped = state["wait_count"] >= callback.patience
-                trainer.should_stop = trainer.should_stop or stopped
 
     def _refuse_other_optimizers(self, arguments: dict[str, Any]) -> None:
         """Refuse to resume with options of optimizers and schedules that their saved states would override."""

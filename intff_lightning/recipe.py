@@ -189,6 +189,12 @@ def record(owner: Any, logger: bool = True, **defaults: Any) -> None:
     owner.save_hyperparameters(plain, logger=logger)
 
 
+def accepts(kind: type, name: str) -> bool:
+    """Tell whether a constructor takes an argument of this name, by itself or among further ones."""
+    parameters = inspect.signature(kind).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def recipe_of(owner: Any) -> dict[str, Any]:
     """Return the recipe of a module or datamodule from its hyperparameters, with ``None`` for those without one."""
     arguments, _ = _plain(owner.hparams)

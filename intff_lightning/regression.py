@@ -3,16 +3,18 @@
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from intff_lightning.backprop import BackpropModule
-from intff_lightning.errors import ConfigurationError, DataError, check_choice
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, check_choice
 from intff_lightning.labels import LabelEncoder
+from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.local import LabelCrossEntropy, LocalLoss
 from intff_lightning.module import IntFFModule, Passage
-from intff_lightning.network import Network, StepOutput
+from intff_lightning.network import Network, Predicted, StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.pairs import PairedBatch, data_share
 from intff_lightning.targets import TargetFeatures, conformal_margin, expected_value, quantile
@@ -33,6 +35,11 @@ class Regressor(Network):
     margin: Tensor
     """What calibration adds to both ends of an interval, in scaled units, scalar."""
 
+    @property
+    def predicts(self) -> Predicted:
+        """What it predicts."""
+        return "numbers"
+
     def init_calibration(self, coverage: float) -> None:
         """Start with intervals that are not calibrated; a subclass calls this in its constructor."""
         if not 0 < coverage < 1:
@@ -40,6 +47,33 @@ class Regressor(Network):
         self.coverage = coverage
         self.register_buffer("margin", torch.zeros(()))
         self._collected: list[tuple[Tensor, Tensor]] | None = None  # scores and scaled targets of a validation
+
+    def setup(self, stage: str) -> None:
+        """Refuse true half precision, in which Lightning would round targets before they are scaled."""
+        super().setup(stage)
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ConfigurationError(
+                "a regression in true half precision rounds its targets: use bf16-mixed or 32-true."
+            )
+
+    def configure_callbacks(self) -> Any:
+        trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
+            raise ConfigurationError("weight averaging would lose the calibration of the intervals: leave it out.")
+        return super().configure_callbacks()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the range of the targets from the checkpoint; refuse data that scale them otherwise."""
+        super().on_load_checkpoint(checkpoint)
+        trained = (checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY) or {}).get("target_range")
+        found = getattr(datamodule_of(self), "target_range", None)
+        if trained is not None:
+            if found is not None and list(found) != list(trained):
+                raise CheckpointError(
+                    f"the network was trained on targets from {trained[0]:g} to {trained[1]:g}, and the data has "
+                    f"{found[0]:g} to {found[1]:g}: give target_range={list(trained)} to the data."
+                )
+            self.hparams["target_range"] = list(trained)
 
     def in_units(self, scaled: Tensor) -> Tensor:
         """Return scaled targets in the units of the data."""
@@ -146,6 +180,8 @@ class RegressionModule(Regressor, IntFFModule):
         check_choice("prediction", prediction, Prediction)
         if options.get("num_classes") is not None:
             raise ConfigurationError("num_classes has no effect in a regression: leave it out.")
+        if options.get("vote_weights") == "validation":
+            raise ConfigurationError("vote_weights=validation fits votes to classes: give a regression numbers.")
         self.candidates = candidates  # a plain number, which the layers are built for
         super().__init__(
             units,
@@ -187,11 +223,6 @@ class RegressionModule(Regressor, IntFFModule):
             raise DataError("a regression needs scaled targets: PairedDataModule(..., regression=True).")
         return super().begin(batch)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.stage is not None:
-            raise ConfigurationError("RegressionModule needs all units in one process: use another strategy (ddp).")
-
     def _with_estimates(self, outputs: StepOutput, batch: PairedBatch) -> StepOutput:
         goodness = self.label_goodness(batch.image)  # (U, B, C)
         scores = self.count_votes(goodness)
@@ -225,6 +256,7 @@ class BackpropRegression(Regressor, BackpropModule):
         no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         coverage: Share of the targets that intervals are to hold.
         input_shape: Shape of one sample; ``None`` asks the datamodule.
+        vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
         target_range: Lowest and highest training target; ``None`` asks the datamodule.
     """
 
@@ -237,6 +269,7 @@ class BackpropRegression(Regressor, BackpropModule):
         no_decay: list[str] | None = None,
         coverage: float = 0.9,
         input_shape: list[int] | None = None,
+        vocabulary: int | None = None,
         target_range: list[float] | None = None,
     ) -> None:
         super().__init__(
@@ -246,6 +279,7 @@ class BackpropRegression(Regressor, BackpropModule):
             scheduler_monitor=scheduler_monitor,
             no_decay=no_decay,
             input_shape=input_shape,
+            vocabulary=vocabulary,
         )
         self.init_calibration(coverage)
 

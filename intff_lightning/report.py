@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -124,14 +124,13 @@ def _evaluate(run: _Run, checkpoint: Path, data_dir: str | None) -> None:
     recipes = read_checkpoint(checkpoint).get("recipes", {})
     if "data" not in recipes:
         raise CheckpointError("it does not name its data (it was trained without a datamodule of this package).")
-    arguments = recipes["data"]["init_args"]
-    if data_dir is not None and "data_dir" in arguments:
-        arguments["data_dir"] = data_dir
+    if data_dir is not None:
+        _set_data_dir(recipes["data"]["init_args"], data_dir)
     module, data = from_recipe(recipes["model"]), from_recipe(recipes["data"])
     figures = TrainingFigures(format=run.format, folder=str(run.folder / "figures"))
     trainer = L.Trainer(
         logger=False,
-        callbacks=[GoodnessLogger(), metrics_of(module), figures],
+        callbacks=[GoodnessLogger(), metrics_of(module, data), figures],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -143,6 +142,15 @@ def _evaluate(run: _Run, checkpoint: Path, data_dir: str | None) -> None:
         evaluate(module, data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
     run.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     run.vote, run.units = module.vote if isinstance(module, LabelClassifier) else [], unit_rows(module)
+
+
+def _set_data_dir(arguments: dict[str, Any], data_dir: str) -> None:
+    """Set the folder of a datamodule, or of the one that it wraps."""
+    if "data_dir" in arguments:
+        arguments["data_dir"] = data_dir
+    for value in arguments.values():
+        if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
+            _set_data_dir(value["init_args"], data_dir)
 
 
 # -------------------------------------------------------------------- the page

@@ -2,7 +2,6 @@
 
 import math
 
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -30,6 +29,8 @@ def fit_temperature(scores: Tensor, target: Tensor) -> float:
     Raises:
         DataError: Scores are not finite.
     """
+    from scipy.optimize import minimize_scalar  # takes a while, which other runs need not pay
+
     scores, target = scores.detach().cpu().double(), target.cpu()
     scale = float((scores - scores.mean(1, keepdim=True)).square().mean().sqrt())
     if not math.isfinite(scale):

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from intff_lightning import BackpropModule, DenseUnit, HybridImages, IntFFModule, NoLabel, Rotated, WrongLabels
 from intff_lightning.callbacks import AnomalyScore
 from intff_lightning.cli import main
+from intff_lightning.corruptions import Fog
 from intff_lightning.datamodules import (
     DigitsDataModule,
     ImageFolderDataModule,
@@ -156,6 +157,8 @@ def test_a_folder_may_have_anomalies_in_the_test_alone(tmp_path, cache):
         (lambda: OneClassDataModule(PairedDataModule(L.LightningDataModule()), Rotated()), "give data sets"),
         (lambda: _digits(negatives=WrongLabels()), "WrongLabels gives other labels"),
         (lambda: _digits(normal=[]), "give the number of a class"),
+        (lambda: OneClassDataModule(L.LightningDataModule(), Rotated()), "give data sets"),
+        (lambda: OneClassDataModule(DigitsDataModule(test_corruption=Fog()), Rotated()), "test_corruption.* no effect"),
         (lambda: BackpropModule(torch.nn.Flatten(), negatives=True, input_shape=SHAPE, num_classes=3), "two classes"),
     ],
 )
@@ -167,6 +170,19 @@ def test_what_cannot_work_is_refused(make, message):
 def test_a_class_without_training_samples_is_refused():
     with pytest.raises(DataError, match="no sample has the class 12"):
         _digits(normal=12).dataset("train")
+
+
+def test_test_data_may_be_corrupted_and_predictions_are_read_as_tests_are():
+    module = _network()
+    clean, foggy = _digits(normal=torch.tensor(3).numpy()[()]), _digits(test_corruption=Fog())
+    found = [torch.cat(_trainer().predict(module, data)) for data in (clean, foggy)]
+    assert found[0].shape == found[1].shape
+    assert not torch.equal(*found)
+    source, ones = clean.dataset("test"), torch.zeros(20)
+    listed = [{"picture": 255 * image, "kind": int(kind)} for image, kind in zip(source.image[:20], ones, strict=True)]
+    options = {"keys": ["picture", "kind"], "pixel_range": [0, 255]}
+    data = OneClassDataModule(PairedDataModule(train=listed, test=listed, val_size=0.2, **options), Rotated())
+    torch.testing.assert_close(torch.cat(_trainer().predict(module, data)), found[0][:20])
 
 
 # -------------------------------------------------------------------- scores

@@ -223,7 +223,7 @@ def test_a_low_temperature_takes_the_highest_wrong_scores(temperature):
 def test_a_draw_of_zero_costs_no_label_its_place():
     class Zeros(Draws):  # one draw in 16 million
         def uniform(self, *shape):
-            return torch.cat([torch.zeros(len(self._state), 1), torch.full((len(self._state), *shape), 0.5)[:, 1:]], 1)
+            return torch.cat([torch.zeros(len(self.state), 1), torch.full((len(self.state), *shape), 0.5)[:, 1:]], 1)
 
     label = _labels(HardLabels(1, 1e-3), torch.zeros(3, dtype=torch.int64), [5.0, 2.0, 1.0, 0.0], Zeros)
     assert label.tolist() == [[1]] * 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringDataModule
 from sklearn.metrics import mean_absolute_error, r2_score
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,6 +17,7 @@ from intff_lightning import (
     BackpropModule,
     BackpropRegression,
     DenseUnit,
+    IntFFModule,
     NoLabel,
     PairedBatch,
     RegressionModule,
@@ -23,13 +25,22 @@ from intff_lightning import (
     TargetFeatures,
     WrongLabels,
 )
-from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, RegressionMetrics
+from intff_lightning.callbacks import (
+    EstimateWriter,
+    GoodnessAccuracy,
+    GoodnessLogger,
+    LinearProbe,
+    PredictionWriter,
+    RegressionMetrics,
+)
 from intff_lightning.cli import main
 from intff_lightning.corruptions import PaperMixture
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule, TableDataModule
 from intff_lightning.draws import Draws
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.local import ChannelGoodness, NoNormalization, UnitL2
+from intff_lightning.pipeline.checks import check_module
+from intff_lightning.recipe import from_recipe
 from intff_lightning.targets import conformal_margin, expected_value, quantile
 
 
@@ -205,6 +216,7 @@ def test_data_in_memory_say_what_their_targets_are():
         (lambda: _module(prediction="median"), "prediction='median'"),
         (lambda: _module(num_classes=3), "num_classes has no effect"),
         (lambda: _module(encoder=NoLabel()), "leave NoLabel out"),
+        (lambda: _module(vote_weights="validation"), "fits votes to classes"),
         (lambda: RegressionModule([DenseUnit([16], goodness=ChannelGoodness())]), "goodness by class"),
         (lambda: TargetFeatures(features=1), "2 features or more"),
         (lambda: TargetFeatures(amplitude=0), "not 0"),
@@ -217,12 +229,74 @@ def test_networks_that_cannot_work_are_refused(make, message):
 
 
 def test_classes_are_no_targets_of_a_regression(trainer, digits):
-    with pytest.raises((ConfigurationError, DataError), match=r"target_range is unknown|needs scaled targets"):
+    with pytest.raises(ConfigurationError, match="predicts numbers, and the targets are classes: give the data"):
         trainer().fit(_module(), digits())
+    for module in (IntFFModule([DenseUnit([8])]), BackpropModule(DenseUnit([8]))):
+        with pytest.raises(ConfigurationError, match="predicts classes, and the targets are numbers: use Regression"):
+            trainer().fit(module, _data())
     module = _module(input_shape=[3], target_range=[0, 1])
     batch = PairedBatch(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), None, torch.ones(4, 1, dtype=torch.int64))
     with pytest.raises(DataError, match="needs scaled targets"):
         module.training_step(batch, 0)
+
+
+def test_a_checkpoint_tells_the_units_of_its_predictions(trainer):
+    run, data = trainer(max_epochs=1), _data()
+    module = _module()
+    run.fit(module, data)
+    run.save_checkpoint("some.ckpt")
+    expected = torch.cat(run.predict(module, data))
+    again = torch.cat(trainer().predict(_module(), _data(test_size=0.5), ckpt_path="some.ckpt"))  # another division
+    seen = _data(test_size=0.5)  # the same rows, standardized as they were
+    seen._adopt(data.preprocessing)
+    with torch.no_grad():
+        torch.testing.assert_close(again, module.estimate(module(seen.dataset("test").image)))
+    assert len(again) > len(expected)
+    samples = TensorDataset(torch.randn(8, 3), 100 * torch.rand(8))
+    plain = PairedDataModule(train=samples, test=samples, val_size=0, regression=True)
+    with pytest.raises(CheckpointError, match=r"the network was trained on targets from .* give target_range="):
+        trainer().test(_module(), plain, ckpt_path="some.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "bf16-true"}, "would round the targets"),
+        ({"callbacks": [EMAWeightAveraging()]}, "lose the calibration"),
+        ({"callbacks": [LinearProbe()]}, "has no hyperparameter num_classes"),
+    ],
+)
+def test_runs_that_cannot_work_are_refused(options, message, trainer):
+    with pytest.raises(ConfigurationError, match=message):
+        trainer(**options).fit(_module(), _data())
+
+
+def test_a_pipeline_is_refused():
+    with pytest.raises(ConfigurationError, match="RegressionModule needs all units in one process"):
+        check_module(_module(), None)
+
+
+def test_a_given_range_of_the_targets_is_taken():
+    assert _data(target_range=[0, 200]).target_range == [0.0, 200.0]
+    assert _data(target_range=[0, 200]).preprocessing["target_range"] == [0.0, 200.0]
+
+
+@pytest.mark.parametrize("make", [_module, lambda: BackpropRegression(DenseUnit([8]))])
+def test_writers_of_classes_are_refused(make, trainer):
+    module, data = make(), _data()
+    trainer(max_epochs=1).fit(module, data)
+    with pytest.raises(ConfigurationError, match=r"PredictionWriter writes classes, .* numbers: use EstimateWriter"):
+        trainer(callbacks=[PredictionWriter("table.csv")]).predict(module, data)
+    trainer(callbacks=[EstimateWriter("table.csv")]).predict(module, data)
+    assert Path("table.csv").read_text().startswith("index,prediction,lower,upper")
+
+
+def test_a_baseline_is_rebuilt_from_its_checkpoint(trainer):
+    run = trainer(max_epochs=1)
+    run.fit(BackpropRegression(DenseUnit([8])), _data())
+    run.save_checkpoint("some.ckpt")
+    recipe = torch.load("some.ckpt", weights_only=True)["recipes"]["model"]
+    assert isinstance(from_recipe(recipe), BackpropRegression)
 
 
 def test_a_prediction_is_that_of_a_plain_loop_over_candidates():

@@ -261,9 +261,46 @@ def test_a_checkpoint_reads_new_tables_as_its_network_did(trainer):
         trainer(max_epochs=3).fit(module, changed, ckpt_path="some.ckpt")
     with pytest.raises(ConfigurationError, match="does not know what was fitted"):
         trainer().predict(module, TableDataModule(predict_table=new))
-    torch.save({"recipes": {}}, "none.ckpt")
+    torch.save({"state_dict": {}, "recipes": {}}, "none.ckpt")
     with pytest.raises(CheckpointError, match="was not trained on a table"):
         TableDataModule.from_checkpoint("none.ckpt")
+    with pytest.raises(CheckpointError, match=r"missing\.ckpt"):
+        TableDataModule.from_checkpoint("missing.ckpt")
+    with pytest.raises(ConfigurationError, match="ignore has no effect"):
+        TableDataModule.from_checkpoint("some.ckpt", table=table, ignore=["x"])
+
+
+def test_a_run_does_not_resume_with_the_rows_in_another_order(trainer):
+    table = _columns(100)
+    fit = trainer(max_epochs=1)
+    fit.fit(IntFFModule([DenseUnit([12])]), TableDataModule(table, target="goal"))
+    fit.save_checkpoint("some.ckpt")
+    moved = {name: values[::-1] for name, values in table.items()}  # other rows are drawn for the test
+    for rows in (table, moved):
+        data = TableDataModule.from_checkpoint("some.ckpt", table=rows)  # as the command line resumes
+        if rows is moved:
+            with pytest.raises(CheckpointError, match="the training rows are not those of the checkpoint"):
+                trainer(max_epochs=2).fit(IntFFModule([DenseUnit([12])]), data, ckpt_path="some.ckpt")
+        else:
+            trainer(max_epochs=2).fit(IntFFModule([DenseUnit([12])]), data, ckpt_path="some.ckpt")
+
+
+def test_sizes_of_the_training_do_not_matter_beside_a_test_table(trainer):
+    table = _columns(100)
+    fit = trainer(max_epochs=1)
+    fit.fit(IntFFModule([DenseUnit([12])]), TableDataModule(table, target="goal", test_size=0.3))
+    fit.save_checkpoint("some.ckpt")
+    data = TableDataModule.from_checkpoint("some.ckpt", test_table=_columns(40, seed=1))
+    assert len(data.dataset("test")) == 40
+
+
+def test_mappings_may_hold_tensors_and_arrays_of_one_dimension():
+    numbers = torch.tensor([10.0, 2.0, float("nan"), 3.0])
+    table = read_table({"x": numbers, "y": np.array([1, 2, 3, 4]), "z": torch.tensor([10, 2, 10, 2])}, "table")
+    assert table["x"].tolist() == [10.0, 2.0, None, 3.0]
+    assert table["z"].tolist() == [10, 2, 10, 2]
+    with pytest.raises(DataError, match="column 'x' has a cell of type list"):
+        read_table({"x": np.zeros((4, 2)), "y": [1, 2, 3, 4]}, "table")
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from intff_lightning.callbacks.goodness import GoodnessLogger
 from intff_lightning.callbacks.predictions import EstimateWriter, PictureWriter, PredictionWriter
 from intff_lightning.callbacks.probe import LinearProbe
 from intff_lightning.callbacks.progress import UnitProgress
-from intff_lightning.callbacks.regression import RegressionMetrics, metrics_of
+from intff_lightning.callbacks.quality import metrics_of
+from intff_lightning.callbacks.regression import RegressionMetrics
 from intff_lightning.callbacks.terminal import TerminalReport
 from intff_lightning.checkpoints import BestCheckpoint, LastCheckpoint
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from intff_lightning.callbacks.predictions import PredictionWriter, Row, write_t
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.detection import detection_metrics
 from intff_lightning.errors import ConfigurationError, DivergenceError, check_choice
+from intff_lightning.network import Predicted
 from intff_lightning.pairs import PairedBatch, data_share, image_and_target
 
 Against = Literal["negatives", "classes"]
@@ -126,6 +127,8 @@ class AnomalyWriter(PredictionWriter):
         path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder.
         names: Names of the samples in their order; ``None`` numbers them.
     """
+
+    writes: ClassVar[Predicted] = "anomaly scores"
 
     def __init__(self, path: str | None = None, names: Sequence[str] | None = None) -> None:
         super().__init__(path)

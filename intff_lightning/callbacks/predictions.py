@@ -4,7 +4,7 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from intff_lightning.classifier import LabelClassifier
 from intff_lightning.datamodules.datasets import PartDataModule
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import atomic_write
+from intff_lightning.network import Network, Predicted
 from intff_lightning.pairs import data_share
 from intff_lightning.randomness import process_count
 
@@ -22,6 +23,11 @@ Row: TypeAlias = tuple[int, int, int, list[float]]
 """Number of the loader, index of the sample, its label, and the scores of all classes."""
 
 _SHEET = 100  # pictures
+_WRITERS: dict[Predicted, str] = {
+    "classes": "PredictionWriter",
+    "numbers": "EstimateWriter",
+    "anomaly scores": "AnomalyWriter",
+}
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -36,10 +42,22 @@ class PredictionWriter(BasePredictionWriter):
         path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder.
     """
 
+    writes: ClassVar[Predicted] = "classes"
+    """What the networks predict whose tables it writes."""
+
     def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="epoch")
         self.path = None if path is None else Path(path)
         self.class_names: list[str] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a network whose predictions another writer understands."""
+        super().setup(trainer, pl_module, stage)
+        if isinstance(pl_module, Network) and pl_module.predicts != self.writes:
+            raise ConfigurationError(
+                f"{type(self).__name__} writes {self.writes}, and the network predicts {pl_module.predicts}: use "
+                f"{_WRITERS[pl_module.predicts]}."
+            )
 
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: Any, predictions: Sequence[Any], batch_indices: Sequence[Any]
@@ -89,6 +107,8 @@ class EstimateWriter(PredictionWriter):
     Args:
         path: Path of the table; ``None`` is ``predictions.csv`` in the run's log folder.
     """
+
+    writes: ClassVar[Predicted] = "numbers"
 
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         head = ["loader", "index", "prediction", "lower", "upper"]

@@ -114,6 +114,11 @@ class LinearProbe(Recorded, EvaluationCallback):
                 f"LinearProbe reads the features module.embed(image), and {type(pl_module).__name__} has no method "
                 "embed: leave the probe out, or write one."
             )
+        if "num_classes" not in pl_module.hparams:
+            raise ConfigurationError(
+                f"LinearProbe predicts classes, and {type(pl_module).__name__} has no hyperparameter num_classes: "
+                "leave the probe out."
+            )
         self._ready = self._ready or stage == "fit"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

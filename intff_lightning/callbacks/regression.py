@@ -4,11 +4,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, MetricCollection, R2Score
 
-from intff_lightning.callbacks.accuracy import GoodnessAccuracy
 from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.network import StepOutput
 from intff_lightning.regression import Regressor
@@ -66,8 +64,3 @@ class RegressionMetrics(EvaluationCallback):
         self.log_reduced(
             module, {f"{stage}/r2/unit_{k}": float(metric.compute()) for k, metric in enumerate(self._units)}
         )
-
-
-def metrics_of(module: L.LightningModule) -> Callback:
-    """Return the callback that measures how well a module predicts: accuracy, or the metrics of a regression."""
-    return RegressionMetrics() if isinstance(module, Regressor) else GoodnessAccuracy()

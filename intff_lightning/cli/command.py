@@ -34,7 +34,6 @@ import intff_lightning.optim
 import intff_lightning.targets
 import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
-from intff_lightning.backprop import BackpropModule
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.cli.configs import find_config
@@ -126,7 +125,7 @@ class IntFFCLI(CompatCLI):
         if self.subcommand == "predict":
             return [self._writer(), *bar]
         report = ours.TerminalReport(epoch_lines=not progress)
-        metrics = ours.AnomalyScore() if self._one_class() else ours.metrics_of(self.model)
+        metrics = ours.metrics_of(self.model, self.datamodule)
         callbacks = [ours.GoodnessLogger(), metrics, *([probe] if probe else []), report]
         if self.subcommand == "fit" and not options.get("fast_dev_run"):
             callbacks.append(ours.TrainingFigures())
@@ -140,9 +139,9 @@ class IntFFCLI(CompatCLI):
         return [*callbacks, *bar]
 
     def _writer(self) -> ours.PredictionWriter:
-        if isinstance(self.model, Regressor):
+        if self.model.predicts == "numbers":
             return ours.EstimateWriter()
-        if self._scores_anomalies():
+        if self.model.predicts == "anomaly scores":
             return ours.AnomalyWriter(names=self.pictures[0] if self.pictures else None)
         return ours.PictureWriter(*self.pictures[:2]) if self.pictures else ours.PredictionWriter()
 
@@ -172,10 +171,6 @@ class IntFFCLI(CompatCLI):
 
     def _one_class(self) -> bool:
         return isinstance(self.datamodule, OneClassDataModule)
-
-    def _scores_anomalies(self) -> bool:
-        """Whether the network scores anomalies, and knows no classes."""
-        return self._unsupervised() or (isinstance(self.model, BackpropModule) and self.model.negatives)
 
     def _probe(self) -> ours.LinearProbe | None:
         """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""

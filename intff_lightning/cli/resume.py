@@ -19,7 +19,7 @@ RUNS = "lightning_logs"
 """Folder of the runs of the default loggers, in ``default_root_dir``."""
 
 _PARTS = ("model", "data", "probe", "help", "h", "print_config")
-_FREE = ("data.init_args.data_dir", "data.init_args.num_workers")  # options that change nothing that is trained
+_FREE = ("data_dir", "num_workers")  # options of data that change nothing that is trained
 _FOUND = ("input_shape", "num_classes", "vocabulary", "target_range", "preprocessing")
 """Arguments that the data supply if nobody gives them."""
 
@@ -179,4 +179,5 @@ def _same_run(
 
 def _matters(key: str, mine: Any) -> bool:
     """Tell whether another value of an option makes another run."""
-    return key not in _FREE and not (mine is None and key.rpartition(".")[2] in _FOUND)
+    name = key.rpartition(".")[2]
+    return not (key.startswith("data.") and name in _FREE) and not (mine is None and name in _FOUND)

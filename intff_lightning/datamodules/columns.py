@@ -45,7 +45,7 @@ def read_table(table: Any, where: str, separator: str = ",", missing: Collection
     elif isinstance(table, str | Path):
         columns = _read_file(Path(table), separator)
     elif isinstance(table, Mapping):
-        columns = {str(name): list(values) for name, values in table.items()}
+        columns = {str(name): _of_mapping(values, f"{where}: column {str(name)!r}") for name, values in table.items()}
     elif hasattr(table, "columns"):
         columns = {str(name): _of_frame(table[name]) for name in table.columns}
     else:
@@ -71,6 +71,15 @@ def _bundled(name: str) -> dict[str, list[Any]]:
     names = found.get("target_names")
     target = found.target.tolist() if names is None else [str(names[number]) for number in found.target]
     return {**columns, "target": target}
+
+
+def _of_mapping(values: Any, where: str) -> list[Any]:
+    """Return the values of a column of a mapping; a tensor or an array has one dimension."""
+    found = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    strange = next((value for value in found if isinstance(value, list | tuple | dict | Tensor | np.ndarray)), None)
+    if strange is not None:
+        raise DataError(f"{where} has a cell of type {type(strange).__name__}: numbers or texts are needed.")
+    return found
 
 
 def _of_frame(column: Any) -> list[Any]:

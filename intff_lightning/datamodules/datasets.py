@@ -97,7 +97,6 @@ class DatasetDataModule(PartDataModule):
     The order of training samples is a function of (seed, epoch); validation and test samples come in order. If ``load``
     has no ``val``, ``divide`` gives the indices of training and validation samples in ``train``; if it has no
     ``predict``, ``test`` takes its place. ``corrupt`` is called once on training data in memory. ``num_classes`` is
-    the number of classes that the user gave, and ``classes`` tells the one in force. ``keys``, ``pixel_range`` and
     the number of classes that the user gave, and ``classes`` tells the one in force. ``reader`` reads the samples,
     and ``source`` is the name of the datamodule in messages.
     """
@@ -207,7 +206,7 @@ class DatasetDataModule(PartDataModule):
             image, target = reader.samples([sample for sample, _ in samples], labelled=part != "predict")
             images.append(image)
             targets.append(torch.full((len(image),), -1) if target is None else target)
-        self._told += [] if told is None or part not in ("train", "val") else [told]
+        self._told += [] if told is None or reader.regression or part not in ("train", "val") else [told]
         return self._in_memory(torch.cat(images), torch.cat(targets))
 
     def _divided(self, whole: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any] | None]:

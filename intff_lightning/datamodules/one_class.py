@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from intff_lightning.augmentations import Augmentation
+from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules.datasets import DatasetDataModule, Part
 from intff_lightning.datamodules.loading import InMemoryDataset
 from intff_lightning.datamodules.options import check_effects
@@ -38,6 +39,7 @@ class OneClassDataModule(PairedDataModule):
         batch_size: Positive samples per process and batch.
         seed: Seed of order, negatives and augmentation; ``None`` takes that of ``seed_everything``, else 0.
         num_workers: Number of processes that read samples; data in memory needs none.
+        test_corruption: Corruption of the images of tests and predictions, see :class:`PairedDataModule`.
 
     Raises:
         ConfigurationError: ``data`` has no data sets or was given options that have no effect here, or the negatives
@@ -53,9 +55,11 @@ class OneClassDataModule(PairedDataModule):
         batch_size: int = 128,
         seed: int | None = None,
         num_workers: int = 0,
+        test_corruption: Corruption | None = None,
     ) -> None:
         super().__init__(
             negatives=negatives,
+            test_corruption=test_corruption,
             augmentation=augmentation,
             batch_size=batch_size,
             val_size=0,
@@ -63,12 +67,15 @@ class OneClassDataModule(PairedDataModule):
             num_workers=num_workers,
             num_classes=2,
         )
-        if not isinstance(data.inner, DatasetDataModule):
+        source = data.inner if isinstance(data, PairedDataModule) else data
+        if not isinstance(source, DatasetDataModule):
             raise ConfigurationError(
-                f"OneClassDataModule chooses samples by their class, and {type(data.inner).__name__} gives batches: "
+                f"OneClassDataModule chooses samples by their class, and {type(source).__name__} gives batches: "
                 "give data sets, PairedDataModule(train=..., test=...)."
             )
-        given = ["negatives", "corruption", "augmentation", "batch_size", "seed"]
+        if data.regression or data.vocabulary is not None:
+            raise ConfigurationError("OneClassDataModule needs images with classes, not numbers or token sequences.")
+        given = ["negatives", "corruption", "augmentation", "batch_size", "seed", "test_corruption"]
         given += [] if data.inner.cache else ["num_workers"]
         check_effects(given, data.init_arguments(), PairedDataModule, "OneClassDataModule has its own")
         if not isinstance(negatives, ImageNegatives):
@@ -77,7 +84,7 @@ class OneClassDataModule(PairedDataModule):
                 "negative images, for example HybridImages or Warped."
             )
         self.data, self.framing = data, data.framing
-        self.normal = sorted({normal} if isinstance(normal, int) else set(normal))
+        self.normal = sorted(map(int, [normal] if isinstance(normal, int | np.integer) else {*normal}))
         if not self.normal or self.normal[0] < 0:
             raise ConfigurationError(f"normal={normal}: give the number of a class, or of several.")
 
@@ -91,9 +98,12 @@ class OneClassDataModule(PairedDataModule):
             DataError: There are no training samples of a normal class, or no normal samples at all.
         """
         dataset = self.data.dataset(part)
-        if dataset is None or part == "predict":  # these may have no labels
-            return dataset
         inner: DatasetDataModule = self.data.inner
+        if dataset is None or (part == "predict" and isinstance(dataset, InMemoryDataset)):
+            return dataset
+        if part == "predict":  # these may have no labels
+            every = torch.arange(len(dataset))  # type: ignore[arg-type]  # map-style
+            return _chosen(dataset, every, torch.full_like(every, -1), inner)
         label = _labels(dataset, inner.reader(f"{part} data"), self.inner.num_workers)
         is_normal = torch.isin(label, torch.tensor(self.normal))
         missing = sorted({*self.normal} - {*label[is_normal].tolist()})

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from intff_lightning.corruptions import Corruption, check_keeps_labels
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.errors import CheckpointError, ConfigurationError
 
@@ -95,6 +96,13 @@ def check_task(
         len(target_range) != 2 or not -math.inf < target_range[0] < target_range[1] < math.inf
     ):
         raise ConfigurationError(f"target_range={list(target_range)}: two numbers are needed, [LOWEST, HIGHEST].")
+
+
+def check_test_corruption(corruption: Corruption | None, vocabulary: int | None) -> None:
+    """Refuse a corruption of test data after which their labels would be wrong, or that is for pixels alone."""
+    check_keeps_labels(corruption)
+    if corruption is not None and vocabulary is not None:
+        raise ConfigurationError(f"test_corruption: {type(corruption).__name__} needs pixels, not token ids.")
 
 
 def check_seed(given: int | None, saved: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from intff_lightning.augmentations import Augmentation
-from intff_lightning.corruptions import Corruption, check_keeps_labels
+from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules import loading, options
 from intff_lightning.datamodules.datasets import OF_DATASETS, PARTS, DatasetDataModule, Part, PartDataModule
 from intff_lightning.datamodules.loading import IndexedBatch, InMemoryDataset, defines
@@ -106,7 +106,7 @@ class PairedDataModule(Recorded, PartDataModule):
         options.check_options(
             batch_size, val_size, val_seed, seed, num_workers, num_classes, keys, pixel_range, vocabulary
         )
-        check_keeps_labels(test_corruption)
+        options.check_test_corruption(test_corruption, vocabulary)
         for part, dataset in given.items():
             options.check_dataset(part, dataset)
         self._given = given

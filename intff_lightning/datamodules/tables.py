@@ -1,5 +1,6 @@
 """TableDataModule: the rows of a CSV file or a data frame."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from intff_lightning.corruptions import ImageCorruption
 from intff_lightning.datamodules.columns import (
     MISSING,
     Columns,
@@ -87,6 +89,11 @@ class TableDataModule(PairedDataModule):
         given: dict[Part, Any] = dict(zip(_TABLES, (table, val_table, test_table, predict_table), strict=True))
         table = val_table = test_table = predict_table = None  # Lightning looks here, and cannot compare data frames
         super().__init__(val_size=val_size, **options)
+        self.refuse(("num_classes",), "the values of the target are counted")
+        if isinstance(self.test_corruption, ImageCorruption):
+            raise ConfigurationError(
+                f"test_corruption: {type(self.test_corruption).__name__} is for images, not tables."
+            )
         if not test_size >= 0 or (test_size >= 1 and test_size != int(test_size)):
             raise ConfigurationError(
                 f"test_size={test_size}: a number of rows or a share below 1 is needed, 0 or more."
@@ -142,10 +149,18 @@ class TableDataModule(PairedDataModule):
         Raises:
             CheckpointError: The network was trained on other data than a table.
         """
-        recipe = torch.load(path, map_location="cpu", weights_only=True).get("recipes", {}).get("data", {})
+        from intff_lightning.checkpoints import read_checkpoint  # which imports datamodules
+
+        recipe = read_checkpoint(path).get("recipes", {}).get("data", {})
         if not recipe.get("init_args", {}).get("preprocessing"):
             raise CheckpointError(f"{path}: its network was not trained on a table (TableDataModule).")
-        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items()}
+        for name in ("target", "categorical", "ignore", "regression"):
+            if name in options:
+                raise ConfigurationError(
+                    f"{name} has no effect: {path} tells what the network reads. Leave {name} out."
+                )
+        sizes = [size for size, table in (("val_size", "val_table"), ("test_size", "test_table")) if table in options]
+        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items() if name not in sizes}
         return cls(**{**arguments, **options})
 
     # ---------------------------------------------------------------- what was fitted
@@ -206,9 +221,11 @@ class TableDataModule(PairedDataModule):
             index = self._rows()
             rows = rows_of(table, index["train"].numpy())
             self._preprocessing = Preprocessing().fit(rows, names, self.categorical, where)
-            if self.regression:
+            if self.regression and self._target_range is None:
                 trained = numbers(target[index["train"].numpy()], str(self.target), where)
                 self._range = range_of(torch.from_numpy(trained).float())
+            elif self.regression:
+                self._range = self._target_range
             else:
                 seen = torch.cat([index["train"], index["val"]]).numpy()
                 own = self._table("val")
@@ -242,8 +259,9 @@ class TableDataModule(PairedDataModule):
     # ---------------------------------------------------------------- tables and rows
 
     def _where(self, part: Part) -> str:
-        given = self._given_tables[part]
-        return str(given) if isinstance(given, str) else _TABLES[part]
+        own = part if self._given_tables[part] is not None else "train"
+        given = self._given_tables[own]
+        return str(given) if isinstance(given, str) else _TABLES[own]
 
     def _table(self, part: Part) -> Columns | None:
         """Return the table that was given for a part, read at the first call."""
@@ -333,17 +351,27 @@ class TableDataModule(PairedDataModule):
     # ---------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "preprocessing": self.preprocessing}
+        return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": self._fingerprint()}
+
+    def _fingerprint(self) -> str | None:
+        """Return a hash of the training rows, or ``None`` without a training table."""
+        table = self._table("train")
+        if table is None:
+            return None
+        index, made = self._rows()["train"].numpy(), hashlib.blake2b(digest_size=16)
+        for name in sorted(table):
+            cells = table[name][index]
+            made.update("\0".join([name, *("" if cell is None else text(cell) for cell in cells)]).encode())
+        return made.hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Read tables as the network of the checkpoint did."""
         super().load_state_dict(state_dict)
-        saved = state_dict["preprocessing"]
+        saved, rows = state_dict["preprocessing"], state_dict["rows"]
+        if self.trainer is not None and self.trainer.state.fn == "fit" and rows not in (None, self._fingerprint()):
+            raise CheckpointError(
+                "the training rows are not those of the checkpoint.\nResume with the same table, or train anew."
+            )
         if saved != self.preprocessing:
-            if self.trainer is not None and self.trainer.state.fn == "fit":
-                raise CheckpointError(
-                    "the training rows are not those of the checkpoint: their means or categories differ.\n"
-                    "Resume with the same table, or train anew."
-                )
             self.inner.forget()
             self._adopt(saved)

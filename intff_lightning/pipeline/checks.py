@@ -27,6 +27,8 @@ def check_module(module: Any, precision: Any) -> None:
         raise ConfigurationError(
             f"unit_pipeline trains an IntFFModule, not {type(module).__name__}: use --trainer.strategy ddp."
         )
+    if module.predicts == "numbers":
+        raise ConfigurationError(f"unit_pipeline: {type(module).__name__} needs all units in one process: use ddp.")
     if module.update == "joint":
         raise ConfigurationError("unit_pipeline needs update=immediate: joint steps all units at the same time.")
     if module.fits_votes:
