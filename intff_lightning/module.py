@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import Tensor, nn
 
@@ -362,10 +363,12 @@ class IntFFModule(UnitTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        trainer = self.trainer
+        trainer: Any = self.trainer  # its connectors add attributes that its class does not declare
         empty = trainer.val_dataloaders is not None and not sum(trainer.num_val_batches)
         if self.fits_votes and (empty or not trainer.enable_validation):
             raise ConfigurationError("vote_weights=validation has no effect: this run has no validation. Leave it out.")
+        if self.fits_votes and any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
+            raise ConfigurationError("vote_weights=validation: weight averaging would lose the votes. Give numbers.")
 
     def on_validation_epoch_start(self) -> None:
         """Collect the votes of a validation in a run, if their weights are fitted on it."""

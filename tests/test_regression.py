@@ -261,7 +261,7 @@ def test_a_checkpoint_tells_the_units_of_its_predictions(trainer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "bf16-true"}, "would round the targets"),
+        ({"precision": "bf16-true"}, "rounds its targets"),
         ({"callbacks": [EMAWeightAveraging()]}, "lose the calibration"),
         ({"callbacks": [LinearProbe()]}, "has no hyperparameter num_classes"),
     ],

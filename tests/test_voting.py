@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
@@ -64,6 +65,7 @@ def test_weights_come_from_validation_data_and_are_in_the_checkpoint(network, ba
     assert torch.equal(module.fitted_vote, before)
 
 
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
 def test_what_cannot_vote_is_refused(network, batches, trainer):
     with pytest.raises(ConfigurationError, match="3 vote_weights for the 2 voting units"):
         network([6], [6], vote_weights=[1.0, 2.0, 3.0])
@@ -75,5 +77,9 @@ def test_what_cannot_vote_is_refused(network, batches, trainer):
         network([6], [6], vote_weights=[1.0, 2.0]).positive_probability(torch.rand(2, 1, 4, 5))
     with pytest.raises(ConfigurationError, match="this run has no validation"):
         trainer().fit(network([6], [6], vote_weights="validation"), batches())
+    with pytest.raises(ConfigurationError, match="weight averaging would lose the votes"):
+        trainer(callbacks=[EMAWeightAveraging()]).fit(
+            network([6], [6], vote_weights="validation"), batches(), batches()
+        )
     with pytest.raises(ConfigurationError, match="needs wrong labels"):
         trainer().fit(network([6], [6], vote_weights="validation"), batches(), batches(k=0))

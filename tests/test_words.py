@@ -9,7 +9,7 @@ import torch
 
 from intff_lightning.cli import main
 from intff_lightning.datamodules import WordLanguageDataModule
-from intff_lightning.datamodules.words import LETTERS, encode
+from intff_lightning.datamodules.words import LETTERS, encode, list_words
 from intff_lightning.errors import ConfigurationError, DataError
 
 wordfreq = pytest.importorskip("wordfreq")
@@ -40,6 +40,11 @@ def test_a_word_keeps_its_part():
     other = _placed(val_seed=1)
     assert other.keys() == first.keys()
     assert sum(other[word][0] != first[word][0] for word in first) > 200
+
+
+def test_a_language_with_few_latin_words_is_named():
+    with pytest.warns(UserWarning, match="the list of ru has only [0-9]+ words in small Latin letters"):
+        list_words(["ru"], 5000, 3, 14, "drop")
 
 
 def test_a_shared_word_belongs_to_the_language_where_it_is_most_frequent():

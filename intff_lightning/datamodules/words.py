@@ -1,7 +1,9 @@
 """The language of a word from its letters: words of ten languages in Latin script, with the lists of ``wordfreq``."""
 
 import hashlib
+import itertools
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -65,7 +67,13 @@ def list_words(languages: Sequence[str], count: int, shortest: int, longest: int
         frequencies = wordfreq.get_frequency_dict(language, wordlist="small")
         ranked = sorted(frequencies, key=lambda word: (-frequencies[word], word))
         readable = (word for word in ranked if shortest <= len(word) <= longest and {*word} <= _IDS.keys())
-        for word, _ in zip(readable, range(count), strict=False):
+        chosen = list(itertools.islice(readable, count))
+        if len(chosen) < count:
+            warnings.warn(
+                f"words={count}: the list of {language} has only {len(chosen)} words in small Latin letters.",
+                stacklevel=2,
+            )
+        for word in chosen:
             if word in found:
                 several.add(word)
             if word not in found or frequencies[word] > found[word][0]:
