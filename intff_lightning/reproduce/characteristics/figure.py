@@ -39,8 +39,7 @@ def draw_differences(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 _draw(axes, row, lines[name].index(_line(row)))
             axes.grid(True, axis="x", alpha=0.3)
             axes.tick_params(labelsize=7)
-            if not mine:
-                axes.set_axis_off()
+            axes.set_visible(bool(mine) or axes is line[0])  # the first one has the names of the lines
         line[0].set_yticks(range(len(lines[name])), lines[name], fontsize=7)
         line[0].set_ylim(len(lines[name]) - 0.5, -0.5)
         line[0].set_title(name.replace("_", " "), loc="left", fontsize=9, fontweight="bold")
