@@ -21,6 +21,7 @@ from intff_lightning.regression import BackpropRegression, RegressionModule, Reg
 from intff_lightning.reproduce.tasks.tables import FOLDS, columns, folds
 from intff_lightning.reproduce.tasks.task import Task
 from intff_lightning.reproduce.tasks.training import SETTINGS, epochs_of, make_units, schedule, train
+from intff_lightning.targets import TargetFeatures
 from intff_lightning.units.chain import UnitChain
 
 
@@ -61,6 +62,7 @@ def make_network(algorithm: str, setting: dict[str, float]) -> Regressor:
         return BackpropRegression(body, coverage=_COVERAGE, **schedule(setting))
     return RegressionModule(
         units,
+        encoder=TargetFeatures(amplitude=3.0),  # chosen among 7 variants on the validation rows of 4 data sets
         normalization=UnitL2(10),
         loss=LabelCrossEntropy(threshold_weight=0.0, collaboration=1.0),
         coverage=_COVERAGE,
