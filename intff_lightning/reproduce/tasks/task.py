@@ -156,11 +156,11 @@ def markdown(task: Task, lines: Sequence[dict[str, Any]]) -> str:
     algorithms = list(dict.fromkeys(line["algorithm"] for line in lines))
     cells = {(line["what"], line["measure"], line["algorithm"]): line for line in lines}
     places = list(dict.fromkeys((line["what"], line["measure"]) for line in lines))
-    header = ["", "measure", *(NAMES.get(name, name) for name in algorithms)]
+    header = ["data", "measure", *(NAMES.get(name, name) for name in algorithms)]
     text = [*head, markdown_table(header, [[*at, *(_mean(cells.get((*at, a))) for a in algorithms)] for at in places])]
     others = [a for a in algorithms if any(cells.get((*at, a), {}).get("interval") for at in places)]
     if others:
-        header = ["", "measure", *(f"{NAMES.get(name, name)} minus backpropagation" for name in others)]
+        header = ["data", "measure", *(f"{NAMES.get(name, name)} minus backpropagation" for name in others)]
         rows = [[*at, *(_difference(cells.get((*at, a))) for a in others)] for at in places]
         text += ["Differences from backpropagation, with 95 % intervals (Student's t, paired by seed):", ""]
         text.append(markdown_table(header, rows))
