@@ -44,7 +44,7 @@ WAYS = {  # what the worker does, number of processes, threads of each
     },
 }
 COMPARED = list(NETWORKS)[:2]  # by all ways; the other networks check the model
-BATCHES = {name: 50 if name.startswith("dense") else 20 for name in NETWORKS}  # a batch of convolutions takes longer
+BATCHES = {name: 150 if name.startswith("dense") else 30 for name in NETWORKS}  # after the first, slower ones
 ROUNDS, MODEL_ROUNDS = 5, 3
 
 

@@ -45,7 +45,7 @@ def test_a_table_is_that_of_its_rows():
     assert by_name["small", "intff"]["interval"] is None  # there is nothing to compare it with
     assert by_name["mean of 2", "intff"]["mean"] == pytest.approx(statistics.fmean(SCORES["intff"]) + 0.025)
     text = markdown(TASK, lines)
-    assert "| one | accuracy | 0.8833 ± 0.076 | 0.8167 ± 0.029 | 0.6 ± 0.1 |" in text
+    assert "| one | accuracy | 0.8833 ± 0.076 | 0.8167 ± 0.029 | 0.6000 ± 0.10 |" in text
     assert "| one | accuracy | +0.0667 (" in text
 
 

@@ -170,14 +170,14 @@ def markdown(task: Task, lines: Sequence[dict[str, Any]]) -> str:
 def _mean(line: Mapping[str, Any] | None) -> str:
     if line is None:
         return ""
-    return f"{line['mean']:.4g}" + (f" ± {line['std']:.2g}" if line["seeds"] > 1 else "")
+    return f"{line['mean']:#.4g}" + (f" ± {line['std']:#.2g}" if line["seeds"] > 1 else "")
 
 
 def _difference(line: Mapping[str, Any] | None) -> str:
     if line is None or line["interval"] is None:
         return ""
     low, high = line["interval"]
-    return f"{line['difference']:+.3g} ({low:+.3g} to {high:+.3g})"
+    return f"{line['difference']:+#.3g} ({low:+#.3g} to {high:+#.3g})"
 
 
 def measurements(tasks: Iterable[Task], seeds: Sequence[int], quick: bool) -> list[Measurement]:
