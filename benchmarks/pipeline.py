@@ -34,6 +34,7 @@ WAYS = {  # what the worker does, number of processes, threads of each
     ONE: ("IntFF", 1, 1),
     "IntFF, one process, 2 threads": ("IntFF", 1, 2),
     "IntFF, ddp": ("DDP", 2, 1),
+    "IntFF, ddp, averages in turn": ("DDP_in_turn", 2, 1),
     PIPELINE: ("pipeline", 2, 1),
     f"{PIPELINE}, 4 stages": ("pipeline", 4, 1),
     LOOP: ("loop", 1, 1),
@@ -68,8 +69,9 @@ def main(arguments: argparse.Namespace) -> None:
         f"Medians of {rounds} rounds, and the least and the greatest speed-up of a round. Speed-up and efficiency "
         "(speed-up divided by the number of processes) are against one process of the same kind in the same round: "
         "IntFF against IntFF, BP against the plain loop. IntFF trains on twice the inputs of BP, because every image "
-        "has a negative. MB of 10^6 bytes in the largest process: parameters and optimizer "
-        "states; growth of the resident memory since the process began; bytes sent per batch."
+        "has a negative. DDP averages the gradients of a unit while the next one is computed, or before it (in turn). "
+        "MB of 10^6 bytes in the largest process: parameters and optimizer states; growth of the resident memory since "
+        "the process began; bytes sent per batch."
     )
     write("pipeline", arguments.out, rows, note)
     _model(arguments, batches, 1 if arguments.quick else MODEL_ROUNDS)

@@ -10,9 +10,12 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning as L
 import torch
@@ -23,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.opponents import ADAM, Network, Stopwatch
 from intff_lightning import UnitPipelineStrategy
 from intff_lightning import callbacks as ours
+from intff_lightning.averaging import Replicas
 from intff_lightning.checkpoints import AtomicCheckpointIO
 from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.lightning_compat import quiet
@@ -100,22 +104,29 @@ def _trained(kind: str, network: Network, size: int, batches: int, folder: Path)
     processes = int(os.environ["WORLD_SIZE"])
     images = size * (WARM_UP + batches)
     image, target = torch.rand(images, *network.shape), torch.randint(network.classes, (images,))
-    share = size // processes if kind == "DDP" else size
+    share = size // processes if kind.startswith("DDP") else size
     data = PairedDataModule(
         train=InMemoryDataset(image, target), num_classes=network.classes, batch_size=share, val_size=0
     )
     module = network.intff()
     watch, loggers = _Measure(), [L.pytorch.loggers.CSVLogger(folder), L.pytorch.loggers.TensorBoardLogger(folder)]
-    strategy: Any = {"DDP": "ddp", "pipeline": UnitPipelineStrategy()}.get(kind, "auto")
+    strategy: Any = "ddp" if kind.startswith("DDP") else UnitPipelineStrategy() if kind == "pipeline" else "auto"
     defaults = [ours.GoodnessLogger(), ours.GoodnessAccuracy(), ours.TerminalReport(), ours.TrainingFigures()]
     trainer = L.Trainer(
         accelerator="cpu", devices=processes, strategy=strategy, max_epochs=1, logger=loggers, default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False, plugins=[AtomicCheckpointIO()],
         callbacks=[watch, *defaults, ours.LastCheckpoint()],
     )  # fmt: skip
-    trainer.fit(module, data)
+    with mock.patch.object(Replicas, "average", _average_at_once) if kind == "DDP_in_turn" else nullcontext():
+        trainer.fit(module, data)
     ends = watch.batches
     return {"seconds": (ends[-1] - ends[WARM_UP - 1]) / (len(ends) - WARM_UP), **watch.found}
+
+
+def _average_at_once(self: Replicas, parameters: Any, average: Any = Replicas.average) -> Callable[[], None]:
+    """Average gradients before the next unit is computed, instead of meanwhile."""
+    average(self, parameters)()
+    return lambda: None
 
 
 def _scheduled(kind: str, micro_batches: int, network: Network, size: int, batches: int) -> dict[str, Any]:
