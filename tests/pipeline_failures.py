@@ -12,6 +12,7 @@ import torch
 from intff_lightning import DenseUnit, HiddenUnit, IntFFModule, UnitPipelineStrategy
 from intff_lightning.callbacks import GoodnessLogger
 from intff_lightning.datamodules import DigitsDataModule
+from intff_lightning.pipeline import watch
 
 
 class Failing(torch.nn.Module):
@@ -38,6 +39,7 @@ class Failing(torch.nn.Module):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     how, failing = sys.argv[1], int(sys.argv[2])
+    watch._LOST = 4.0  # seconds; less to wait for
     units = [
         HiddenUnit(torch.nn.Sequential(torch.nn.Flatten(), Failing(how, 10 if k else 100)))
         if k == failing

@@ -36,7 +36,7 @@ def alive(pid):
         ("diverges", 0, "stage 0: unit_0 diverged"),
         ("is killed", 2, "stage 2 of the pipeline (unit_2) was lost"),  # rank 0, which started the others
         ("hangs", 1, "stage 1 of the pipeline (unit_1) hangs: no progress for"),
-        ("is stopped", 0, "gave no sign of life for 10 s"),
+        ("is stopped", 0, "gave no sign of life for 4 s"),
     ],
 )
 def test_a_stage_that_fails_ends_all(how, unit, message, tmp_path, forks):
