@@ -1,7 +1,16 @@
-"""Checks a built site: every link, picture and script of a page is there, and every reference became a link."""
+"""Checks a built site: every link, picture and script of a page is there, and every reference became a link.
 
+If Chromium is among the system's packages, it opens every page in a wide and in a narrow window, light and dark:
+nothing may be cut off, and text must stand out from what is behind it.
+"""
+
+import html
+import json
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,7 +76,72 @@ def problems(site: Path) -> list[str]:
     return found
 
 
+# -------------------------------------------------------------------- in a browser
+
+_MEASURE = """
+const style = one => getComputedStyle(one);
+const scrolls = one => one !== document.body
+  && (/auto|scroll/.test(style(one).overflowX) || scrolls(one.parentElement));
+const light = color => color.match(/[0-9.]+/g).slice(0, 3).reduce((sum, part, k) => {
+  const share = part / 255;
+  return sum + [0.2126, 0.7152, 0.0722][k] * (share > 0.04 ? ((share + 0.055) / 1.055) ** 2.4 : share / 12.92);
+}, 0.05);
+const [text, back] = [document.querySelector("p") || document.body, document.body].map(style);
+const [dark, bright] = [light(text.color), light(back.backgroundColor)].sort((a, b) => a - b);
+[...document.querySelectorAll(".md-content *")].filter(one => {
+  const box = one.getBoundingClientRect();
+  if (!box.width || !box.height || style(one).position === "absolute") return false;
+  return (box.right > innerWidth + 1 || box.left < -1) && !scrolls(one.parentElement)
+    || style(one).overflowX === "hidden" && one.scrollWidth > one.clientWidth + 1;
+}).slice(0, 3).map(one => `cut off: ${one.outerHTML.slice(0, 80)}`).concat(
+  document.documentElement.scrollWidth > innerWidth + 1 ? ["the page is wider than the window"] : [],
+  bright / dark < 4.5 ? [`text ${text.color} on ${back.backgroundColor}`] : [],
+  document.querySelector(".md-content *") ? [] : ["no content"])
+"""
+_ASK = """
+const found = [];
+(async () => {
+  for (const width of [1300, 400]) for (const page of PAGES) {
+    const frame = document.createElement("iframe");  // a window has a smallest width
+    frame.style = `width: ${width}px; height: 900px; border: 0`;
+    await new Promise(done => { frame.onload = done; frame.src = page; document.body.append(frame); });
+    await new Promise(done => setTimeout(done, 50));
+    for (const line of frame.contentWindow.eval(MEASURE)) found.push(`${page}, ${width} pixels: ${line}`);
+    frame.remove();
+  }
+  document.querySelector("pre").textContent = JSON.stringify(found);
+})();
+"""
+
+
+def looks(site: Path, browser: str) -> list[str]:
+    """Return one line for each thing that a reader could not see; the pages stand in ``site``."""
+    names = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html"))
+    pages = json.dumps([name for name in names if name != "404.html"])  # its styles are those of the server's root
+    script = _ASK.replace("PAGES", pages).replace("MEASURE", json.dumps(_MEASURE))
+    found = []
+    with tempfile.TemporaryDirectory() as home, tempfile.NamedTemporaryFile("w", dir=site, suffix=".html") as asking:
+        asking.write(f"<body><pre></pre><script>{script}</script></body>")
+        asking.flush()
+        for scheme, number in {"dark": 0, "light": 1}.items():
+            options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+            options += [f"--blink-settings=preferredColorScheme={number}", "--virtual-time-budget=600000"]
+            command = [browser, *options, f"--user-data-dir={home}", "--dump-dom", Path(asking.name).resolve().as_uri()]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+            answer = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+            if answer is None or not answer[1]:
+                return [f"{scheme}: the browser gave no answer"]
+            found += [f"{scheme}: {line}" for line in json.loads(html.unescape(answer[1]))]
+    return found
+
+
 if __name__ == "__main__":
-    found = problems(Path(sys.argv[1]))
+    site = Path(sys.argv[1])
+    found = problems(site)
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        print("the pages are not opened: there is no Chromium among the system's packages")
+    else:
+        found += looks(site, browser)
     print(*found, sep="\n", file=sys.stderr)
     sys.exit(f"{len(found)} problems" if found else 0)

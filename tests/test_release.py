@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import yaml
+from browser import PROGRAM, needs_browser
 from conftest import ROOT
 
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
@@ -109,6 +110,28 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
         (tmp_path / "api/index.html").write_text(good + bad)
         (found,) = runpy.run_path(str(ROOT / ".ci/check_site.py"))["problems"](tmp_path)
         assert found.startswith("api/index.html: ")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_what_a_reader_could_not_see_is_found(tmp_path):
+    looks = runpy.run_path(str(ROOT / ".ci/check_site.py"))["looks"]
+    page = '<body style="background: white"><div class="md-content"><p style="color: {}">A</p>{}</div></body>'
+    wide = '<div style="width: 800px">B</div>'
+    (tmp_path / "pale.html").write_text(page.format("rgb(200, 200, 200)", ""))
+    (tmp_path / "scrolls.html").write_text(page.format("black", f'<div style="overflow-x: auto">{wide}</div>'))
+    (tmp_path / "wide.html").write_text(page.format("black", wide))
+    pale = "text rgb(200, 200, 200) on rgb(255, 255, 255)"
+    assert looks(tmp_path, PROGRAM) == [
+        f"{scheme}: {line}"
+        for scheme in ("dark", "light")
+        for line in (
+            f"pale.html, 1300 pixels: {pale}",
+            f"pale.html, 400 pixels: {pale}",
+            "wide.html, 400 pixels: cut off: " + wide,
+            "wide.html, 400 pixels: the page is wider than the window",
+        )
+    ]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
