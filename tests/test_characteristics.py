@@ -373,7 +373,7 @@ def test_all_algorithms_train_the_same_layers(algorithm, network):
     module.configure_model()
     assert len(layers(module)) == (4 if network == "dense" else 6)
     found = [layer.weight.shape[0] for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    widths = [100] * 4 if network == "dense" else [32, 32, 64, 64, 128, 128]
+    widths = [100] * 4 if network == "dense" else [20, 20, 40, 40, 80, 80]
     assert found == widths + [10] * (algorithm == "bp")
     assert options["batch_size"] == 128
     named = {"dense": {"channels": "procedure channels"}.get(algorithm, "procedure tuned")}
