@@ -135,34 +135,39 @@ class _LeanMeanSquares(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor, weights: Tensor | None) -> Tensor:
+    def forward(h: Tensor, keep: int, weights: Tensor | None) -> Tensor:
         if weights is not None:
             return h.square() @ weights
-        dot: Tensor = torch.linalg.vecdot(h, h)  # makes no tensor of squares
-        return dot / h.shape[1]
+        if not h.is_contiguous():  # maps in channels_last, which a reshape would copy
+            return h.square().mean(tuple(range(keep, h.ndim)))
+        rows = h.flatten(keep)
+        dot: Tensor = torch.linalg.vecdot(rows, rows)  # makes no tensor of squares
+        return dot / rows.shape[-1]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, Tensor | None], output: Tensor) -> None:
+        h, ctx.keep, weights = inputs
+        ctx.save_for_backward(h, weights)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         h, weights = ctx.saved_tensors
         if weights is None:
-            return h * (gradient * (2 / h.shape[1])).unsqueeze(1), None
+            factor = gradient * (2 / h.shape[ctx.keep :].numel())
+            return h * factor.view(*factor.shape, *[1] * (h.ndim - ctx.keep)), None, None  # in the format of h
         with without_autocast(h.device.type):
-            return (gradient @ (2 * weights).T).mul_(h), None
+            return (gradient @ (2 * weights).T).mul_(h), None, None
 
 
-def _mean_squares(h: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Average the squares in rows ``(B, D)`` to ``(B,)``, or to ``(B, C)`` by weights ``(D, C)``."""
+def _mean_squares(h: Tensor, keep: int = 1, weights: Tensor | None = None) -> Tensor:
+    """Average the squares over all dimensions but the first ``keep``, or in rows ``(B, D)`` by weights ``(D, C)``."""
     with without_autocast(h.device.type):  # autocast would compute the product in half precision
         # tracing and forward-mode derivatives support only torch's own operations
         traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if traced and weights is None:
-            return h.square().mean(1)
+            return h.square().mean(tuple(range(keep, h.ndim)))
         way = _LeanMeanSquares.apply if h.requires_grad and not traced else _LeanMeanSquares.forward
-        mean_squares: Tensor = way(h, weights)
+        mean_squares: Tensor = way(h, keep, weights)
     return mean_squares
 
 
@@ -183,10 +188,10 @@ def goodness(h: Tensor, selected: Sequence[int] | Tensor | None = None) -> Tenso
     >>> goodness(torch.tensor([[1.0, 2.0, 3.0]]), selected=[0, 2])
     tensor([5.])
     """
-    flat = at_least_float32(h).flatten(1)
+    h = at_least_float32(h)
     if selected is not None:
-        flat = flat[:, torch.as_tensor(selected, device=h.device)]
-    return _mean_squares(flat)
+        h = h.flatten(1)[:, torch.as_tensor(selected, device=h.device)]
+    return _mean_squares(h)
 
 
 def top_goodness(h: Tensor, count: int) -> Tensor:
@@ -278,16 +283,17 @@ def channel_goodness(h: Tensor, classes: int) -> Tensor:
     tensor([[5., 4.]])
     """
     h = at_least_float32(h)
-    if h.ndim == 3:
-        h = h.transpose(1, 2)  # channels, then positions
-    size, channels, features = h.shape[0], h.shape[1], h.shape[1:].numel()
-    if channels % classes == 0:
-        return goodness(h.reshape(size * classes, features // classes)).view(size, classes)
-    share = _shares(channels, classes, h)
+    size, channels = h.shape[0], h.shape[2 if h.ndim == 3 else 1]
+    equal = channels % classes == 0
     if h.ndim == 2:
-        return _mean_squares(h, share)
-    by_channel = goodness(h.reshape(size * channels, features // channels)).view(size, channels)
-    return (by_channel.unsqueeze(2) * share).sum(1)  # autocast would compute a matrix product in half precision
+        if equal:
+            return _mean_squares(h.reshape(size, classes, channels // classes), keep=2)
+        return _mean_squares(h, weights=_shares(channels, classes, h))
+    by_channel = _mean_squares(h.transpose(1, 2) if h.ndim == 3 else h, keep=2)
+    if equal:
+        return by_channel.view(size, classes, channels // classes).mean(2)
+    # autocast would compute a matrix product in half precision
+    return (by_channel.unsqueeze(2) * _shares(channels, classes, h)).sum(1)
 
 
 def pair_by_input(g: Tensor, size: int) -> tuple[Tensor, Tensor | None]:

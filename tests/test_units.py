@@ -426,3 +426,24 @@ def test_channels_last_gives_the_same_results_in_another_format():
     assert results[1][0].is_contiguous(memory_format=torch.channels_last)
     assert not results[1][0].is_contiguous()
     torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("activation", ["ReLU", "GELU", "LeakyReLU"])
+def test_pooling_is_that_of_activations_whatever_comes_first(activation):
+    """ReLU follows the pooling, which gives the same bits; other activations come before it."""
+    torch.manual_seed(0)
+    unit = ConvUnit([4, 6], norm="batch", activation=activation, normalization=NoNormalization())
+    unit.setup((3, 8, 8), 2)
+    convolutions = [m for m in unit.body.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in unit.body.modules() if isinstance(m, nn.BatchNorm2d)]
+    x = torch.randn(5, 3, 8, 8)
+    expected = x
+    for convolution, norm in zip(convolutions, norms, strict=True):
+        expected = getattr(nn, activation)()(norm(convolution(expected)))
+    expected = nn.functional.max_pool2d(expected, 2)
+    weight = torch.randn_like(expected)
+    parameters = list(unit.parameters())
+    mine = torch.autograd.grad((unit(x) * weight).sum(), parameters)
+    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
+    assert torch.equal(unit(x), expected)
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

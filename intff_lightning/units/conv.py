@@ -108,7 +108,11 @@ class ConvUnit(HiddenUnit):
                 layers.append(layer.append(activation))
             before = width
         if self.pool > 1:
-            layers.append(nn.MaxPool2d(self.pool))
+            pool, last = nn.MaxPool2d(self.pool), layers[-1]
+            if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.ReLU):
+                last.insert(len(last) - 1, pool)  # the same values, and ReLU has less to do
+            else:
+                layers.append(pool)
         return nn.Sequential(*layers)
 
     def _conv(self, before: int, width: int, kernel_size: int, stride: int) -> nn.Conv2d:
