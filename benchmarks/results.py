@@ -45,13 +45,13 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": spread, "min": min(values), "max": max(values)}
 
 
-def write(name: str, out: Path, rows: list[dict[str, Any]], note: str = "") -> None:
-    """Print rows as a table and write ``NAME.json`` and ``NAME.md``."""
+def write(name: str, out: Path, rows: list[dict[str, Any]], note: str = "", **more: Any) -> None:
+    """Print rows as a table and write ``NAME.json``, which also holds ``more``, and ``NAME.md``."""
     columns = list(rows[0])
     facts = {"command": "python -m benchmarks " + " ".join(sys.argv[1:]), **about()}
     facts["machine"] += f", {torch.get_num_threads()} threads"
     text = markdown(name, facts, rows, note)
-    paths = write_results(name, out, {**facts, "note": note, "rows": rows}, text)
+    paths = write_results(name, out, {**facts, "note": note, **more, "rows": rows}, text)
     table = Table(*columns, title=name)
     for row in rows:
         table.add_row(*(_text(row[column]) for column in columns))
@@ -122,4 +122,4 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

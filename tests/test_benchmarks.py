@@ -290,3 +290,40 @@ def test_startup(tmp_path, monkeypatch):
     rows = _run("startup", tmp_path)()
     assert [row["process"] for row in rows] == ["nothing", "fit"]
     assert all(row["seconds (median)"] > 0 for row in rows)
+
+
+def test_standing_puts_accuracies_beside_published_ones(tmp_path):
+    from benchmarks import standing
+    from benchmarks.__main__ import main
+
+    results = [
+        ("mnist", [98.0, 99.0], 120.0),
+        ("mnist_conv", [99.6, 99.7], 600.0),
+        ("mnist_conv_bp", [99.9], 300.0),
+    ]
+    for config, accuracies, seconds in results:
+        rows = [{"test accuracy %": accuracy, "training s": seconds} for accuracy in accuracies]
+        (tmp_path / f"accuracy_{config}.json").write_text(json.dumps({"rows": rows, "machine": "x86_64, 2 threads"}))
+    main(["standing", "--results", str(tmp_path), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "standing.json").read_text())
+    ours = {row["method"]: row for row in found["rows"] if row["seeds"]}
+    convolution = ours["intff_lightning, mnist_conv"]
+    assert convolution["accuracy %"] == pytest.approx(99.65)
+    assert convolution["std"] == pytest.approx(0.0707, abs=1e-4)
+    assert (convolution["minutes"], convolution["seeds"], convolution["threads"]) == (10.0, 2, "2 threads")
+    (sentence,) = found["sentences"]  # backpropagation is not ours
+    ahead, equal, behind = sentence.split("; ")
+    assert ahead.startswith("- MNIST: `mnist_conv` has 99.65 % (2 seeds), ahead of IntFF (Tang 2023) 98.00, ")
+    assert equal == "equal to DeeperForward (2025) 99.65, ASGE (2509.12394) 99.65"
+    assert behind == "behind predsim (1901.06656) 99.69, Distance-Forward (2024) 99.70."
+    assert [row["accuracy %"] for row in found["rows"] if row["data"] == "MNIST"] == sorted(
+        (row["accuracy %"] for row in found["rows"] if row["data"] == "MNIST"), reverse=True
+    )
+    assert (tmp_path / "standing.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="run `benchmarks accuracy` first"):
+        main(["standing", "--results", str(tmp_path / "none"), "--out", str(tmp_path)])
+    committed = json.loads((ROOT / "results" / "benchmarks" / "standing.json").read_text())
+    assert [row for row in committed["rows"] if row["seeds"]] == sorted(
+        standing.measured(ROOT / "results" / "benchmarks"),
+        key=lambda row: [row["method"] for row in committed["rows"]].index(row["method"]),
+    ), "an accuracy is newer: run `python -m benchmarks standing`"
