@@ -1,11 +1,15 @@
 """Test accuracy of a config over seeds, by goodness-argmax, and the time that training took.
 
-For a network that is trained without labels, it is the accuracy of the linear probe.
+For a network that is trained without labels, it is the accuracy of the linear probe. Every seed has a folder in
+``OUT/logs``; the same command continues seeds that were stopped, and reads those that are done.
 """
 
 import argparse
+import concurrent.futures
 import csv
-import shutil
+import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -13,32 +17,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.results import summary, write
+from intff_lightning.checkpoints import read_checkpoint
+from intff_lightning.cli.configs import find_config
 
 HELP = "test accuracy of a config over seeds"
 
+Lines = list[tuple[float, str]]
+"""Printed lines with the seconds since the start of the process."""
 
-def fit(
-    config: str, seed: int, folder: Path, data_dir: str, *options: str
-) -> tuple[dict[str, float], list[tuple[float, str]]]:
+
+def fit(config: str, seed: int, folder: Path, data_dir: str, *options: str) -> tuple[dict[str, float], Lines]:
     """Run ``fit`` in its own process; see :func:`run`."""
     where = [] if "digits" in config else ["--data.data_dir", data_dir]
     return run(["fit", "--config", config, "--seed_everything", str(seed), *options, *where], folder)
 
 
-def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], list[tuple[float, str]]]:
-    """Run a command of ``intff`` in its own process, with an empty folder for its results.
+def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], Lines]:
+    """Run a command of ``intff`` in its own process, with a folder for its results.
 
     Returns:
-        The last value of every metric, and the printed lines with the seconds since the start.
+        The last value of every metric, and the lines that were printed, which are also added to ``printed.jsonl``.
     """
     command = [sys.executable, "-m", "intff_lightning", *arguments, "--trainer.default_root_dir", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     start = time.perf_counter()
     lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / "printed.jsonl").open("a") as record,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             lines.append((time.perf_counter() - start, line.rstrip()))
+            record.write(json.dumps(lines[-1]) + "\n")
+            record.flush()
             print(line, end="", flush=True)
     if process.returncode:
         raise SystemExit(process.returncode)
@@ -50,31 +66,57 @@ def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], list[
     return metrics, lines
 
 
+def training_seconds(printed: Path) -> float:
+    """Return the seconds of all epochs, validation included, whatever number of processes it took to train them."""
+    found = {}
+    for line in printed.read_text().splitlines():
+        match = re.match(r"epoch +(\d+)/.* ([\d.]+) s$", json.loads(line)[1])
+        if match:
+            found[int(match[1])] = float(match[2])
+    return sum(found.values())
+
+
+def measure(config: str, seed: int, folder: Path, data_dir: str) -> dict[str, Any]:
+    """Train, or continue to train, and test a config with a seed; returns a row of the table."""
+    done = folder / "row.json"
+    settings = find_config(config).read_text()
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["config"] != settings:
+            raise SystemExit(f"{folder} is of another version of {config}: remove it, or name another folder, --out.")
+        row: dict[str, Any] = found["row"]
+        return row
+    metrics, _ = fit(config, seed, folder, data_dir, "--ckpt_path", "last")
+    tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
+    (weights,) = folder.rglob("last.ckpt")
+    row = {
+        "seed": seed,
+        "test accuracy %": 100 * metrics[tested],
+        "units alone %": " / ".join(
+            f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
+        ),
+        "training s": training_seconds(folder / "printed.jsonl"),
+        "parameters": sum(v.numel() for v in read_checkpoint(weights)["state_dict"].values() if v.is_floating_point()),
+    }
+    done.write_text(json.dumps({"config": settings, "row": row}, indent=1) + "\n")
+    return row
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="config file, or the name of a packaged one")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each on its share of the cores")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    rows: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds):
-        folder = arguments.out / "logs" / Path(arguments.config).stem / str(seed)
-        shutil.rmtree(folder, ignore_errors=True)
-        metrics, lines = fit(arguments.config, seed, folder, arguments.data_dir)
-        epochs = [at for at, line in lines if line.startswith("epoch ")]
-        training = [float(line.split()[-2]) for _, line in lines if line.startswith("epoch ")]
-        tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
-        rows.append(
-            {
-                "seed": seed,
-                "test accuracy %": 100 * metrics[tested],
-                "units alone %": " / ".join(
-                    f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
-                ),
-                "training s": sum(training),
-                "from process start s": epochs[-1],
-            }
-        )
+    torch.set_num_threads(max(1, torch.get_num_threads() // arguments.jobs))
+    logs = arguments.out / "logs" / Path(arguments.config).stem
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        seeds = [
+            pool.submit(measure, arguments.config, seed, logs / str(seed), arguments.data_dir)
+            for seed in range(arguments.seeds)
+        ]
+        rows = [seed.result() for seed in seeds]
     accuracy = summary([row["test accuracy %"] for row in rows])
     seconds = summary([row["training s"] for row in rows])
     note = (

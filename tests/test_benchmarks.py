@@ -327,3 +327,49 @@ def test_standing_puts_accuracies_beside_published_ones(tmp_path):
         standing.measured(ROOT / "results" / "benchmarks"),
         key=lambda row: [row["method"] for row in committed["rows"]].index(row["method"]),
     ), "an accuracy is newer: run `python -m benchmarks standing`"
+
+
+TINY = """# Digits for a test.
+trainer: {max_epochs: 2}
+model:
+  class_path: IntFFModule
+  init_args: {units: [{class_path: DenseUnit, init_args: {widths: [20]}}]}
+data: {class_path: DigitsDataModule}
+"""
+
+
+def test_training_seconds_are_those_of_the_last_time_that_an_epoch_was_trained(tmp_path):
+    from benchmarks.accuracy import training_seconds
+
+    lines = ["epoch  9/10  loss 0.1  val/accuracy 98.00 %  2.0 s", "epoch 10/10   50 %  512 samples/s", "resuming"]
+    lines += ["epoch  9/10  loss 0.1  val/accuracy 98.00 %  3.0 s", "epoch 10/10  loss 0.1  62.5 s", "took 7.0 s"]
+    path = tmp_path / "printed.jsonl"
+    path.write_text("".join(json.dumps([k, line]) + "\n" for k, line in enumerate(lines)))
+    assert training_seconds(path) == 65.5
+
+
+@pytest.mark.slow
+def test_accuracy_of_seeds_is_measured_once(tmp_path):
+    from benchmarks.__main__ import main
+
+    config = tmp_path / "digits_tiny.yaml"
+    config.write_text(TINY)
+    command = ["accuracy", "--config", str(config), "--seeds", "2", "--jobs", "2", "--out", str(tmp_path)]
+    threads = torch.get_num_threads()
+    main(command)
+    torch.set_num_threads(threads)
+    result = tmp_path / "accuracy_digits_tiny.json"
+    rows = json.loads(result.read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert all(row["parameters"] == 100 * 20 + 20 and row["training s"] > 0 for row in rows)
+    weights = list((tmp_path / "logs").rglob("last.ckpt"))
+    written = [path.stat().st_mtime_ns for path in weights]
+    result.unlink()
+    main(command)
+    torch.set_num_threads(threads)
+    assert json.loads(result.read_text())["rows"] == rows
+    assert [path.stat().st_mtime_ns for path in weights] == written  # nothing was trained
+    config.write_text(TINY.replace("[20]", "[30]"))
+    with pytest.raises(SystemExit, match=r"is of another version of .*: remove it"):
+        main(command)
+    torch.set_num_threads(threads)
