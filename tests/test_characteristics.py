@@ -375,9 +375,9 @@ def test_all_algorithms_train_the_same_layers(algorithm, network):
     found = [layer.weight.shape[0] for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     widths = [100] * 4 if network == "dense" else [20, 20, 40, 40, 80, 80]
     assert found == widths + [10] * (algorithm == "bp")
-    assert options["batch_size"] == 128
-    named = {"dense": {"channels": "procedure channels"}.get(algorithm, "procedure tuned")}
-    assert run.settings == named.get(network, "start of study fashion_mnist_conv")
+    assert run.settings == {"dense": "study dense_clean", "conv": "start of study fashion_mnist_conv"}[network]
+    sizes = {"conv": 128, "dense": networks.WINNERS["dense_clean", algorithm]["settings"]["batch_size"]}
+    assert options["batch_size"] == sizes[network]
 
 
 def test_networks_take_the_winners_of_their_studies(monkeypatch):
@@ -390,7 +390,6 @@ def test_networks_take_the_winners_of_their_studies(monkeypatch):
         assert (module.vote, options["batch_size"], run.settings) == ([1], 64, "study dense_clean")
         expected, _ = make(STUDIES["dense_clean"], "channels", won["settings"], "data", vote=[1])
         assert networks.to_recipe(module) == networks.to_recipe(expected)
-    assert NetworkRun("bp", "dense", "mnist", 0).settings == "procedure tuned"
     assert NetworkRun("channels", "conv", "mnist", 0).settings == "start of study mnist_conv"
 
 

@@ -1,7 +1,7 @@
 """The paper's figures 3 and 4, and the tables beyond it as pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -188,14 +188,16 @@ def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def draw_tuning(trials: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the best validation accuracy so far over the trials of each algorithm of a study."""
+def draw_tuning(trials: Sequence[dict[str, Any]], names: Mapping[str, str], path: Path) -> None:
+    """Draw the best validation accuracy so far over the trials of each algorithm, by its name, of a study."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for style, name in zip(STYLES, dict.fromkeys(row["algorithm"] for row in trials), strict=False):
         mine = [row for row in trials if row["algorithm"] == name]
         place = [row["trial"] + 1 for row in mine]
-        axes.plot(place, [row["best_so_far"] or math.nan for row in mine], label=name, drawstyle="steps-post", **style)
+        axes.plot(
+            place, [row["best_so_far"] or math.nan for row in mine], label=names[name], drawstyle="steps-post", **style
+        )
     axes.set(xlabel="trial", ylabel="best validation accuracy so far (%)")
     axes.grid(True, alpha=0.3)
     axes.legend()

@@ -181,11 +181,13 @@ def _settings(row: Row, name: str) -> _Settings:
 
 
 def study_of(row: Row) -> str:
-    """Return the study whose network and data are those of a row, or an empty name."""
-    layers = [] if row.network == CONVOLUTION else [width for unit in row.units for width in unit]
-    if layers != [100] * 4 or (row.algorithm == "intff" and len(row.units) != 2):
+    """Return the study whose network and data are those of a row, or an empty name.
+
+    The rows of the robustness table have no study, so that all their corruptions are compared by the same settings.
+    """
+    if row.table != "table2" or (row.algorithm == "intff" and len(row.units) != 2):
         return ""
-    return {("mixture", 0.75): "dense_mixture", ("clean", 0.0): "dense_clean"}.get((row.corruption, row.rate), "")
+    return "dense_mixture"
 
 
 def _tuned(row: Row, name: str, options: dict[str, Any], quick: bool) -> Procedure:

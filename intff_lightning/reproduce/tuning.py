@@ -315,7 +315,7 @@ def tune(
             run_jobs(work, [arguments] * jobs, jobs)
         found = summarize(name, trials_of(folder, name), command)
         paths = write_results(name, folder, found, markdown(found))
-        figures.draw_tuning(found["trials"], folder / f"{name}.png")
+        figures.draw_tuning(found["trials"], ALGORITHMS, folder / f"{name}.png")
     for algorithm, best in found["winners"].items():
         print(f"{name} {algorithm}: best {best['settings']}, vote {best['vote']}")
     return [*paths, folder / f"{name}.png"]

@@ -27,8 +27,6 @@ from intff_lightning.module import IntFFModule
 from intff_lightning.network import Network
 from intff_lightning.recipe import to_recipe
 from intff_lightning.reproduce.configs import lean
-from intff_lightning.reproduce.procedures import make_procedure
-from intff_lightning.reproduce.rows import rows_of
 from intff_lightning.reproduce.runs import close_run, fit, open_run
 from intff_lightning.reproduce.spaces import STUDIES, Study, make, space
 from intff_lightning.reproduce.winners import WINNERS
@@ -131,11 +129,7 @@ class NetworkRun:
     @property
     def settings(self) -> str:
         """Where the settings of the training are from."""
-        if (self.study, self.algorithm) in WINNERS:
-            return f"study {self.study}"
-        if self.network == "dense":
-            return f"procedure {'channels' if self.algorithm == 'channels' else 'tuned'}"
-        return f"start of study {self.study}"
+        return ("" if (self.study, self.algorithm) in WINNERS else "start of ") + f"study {self.study}"
 
     def train(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> None:
         """Train the network, unless an earlier call has.
@@ -193,18 +187,10 @@ class NetworkRun:
     def _make(self, data_dir: str) -> tuple[Network, dict[str, Any]]:
         """Return the untrained network, and how the datamodule is to present its data."""
         study, won = self._study(), WINNERS.get((self.study, self.algorithm))
-        module: Network
-        data: PairedDataModule
-        if won is not None:
-            module, data = make(study, self.algorithm, won["settings"], data_dir, vote=won["vote"])
-        elif self.network == "dense":
-            name = "intff" if self.algorithm == "channels" else self.algorithm
-            row = next(row for row in rows_of("robustness") if (row.algorithm, row.corruption) == (name, "clean"))
-            made = make_procedure(row, self.settings.removeprefix("procedure "), self.seed, data_dir)
-            module, data = made.module, made.data
-        else:
+        if won is None:
             start = {name: values.start for name, values in space(study, self.algorithm).items()}
-            module, data = make(study, self.algorithm, start, data_dir)
+            won = {"settings": start, "vote": None}
+        module, data = make(study, self.algorithm, won["settings"], data_dir, vote=won["vote"])
         given = data.init_arguments()
         return module, {name: given.get(name) for name in ("batch_size", "negatives", "augmentation")}
 
