@@ -362,7 +362,6 @@ def test_accuracy_of_a_seed_is_measured_once(tmp_path):
 
     (row,) = first = measure()
     assert (row["seed"], row["parameters"]) == (0, 100 * 20 + 20)
-    assert row["training s"] > 0
     (weights,) = (tmp_path / "logs").rglob("last.ckpt")
     written = weights.stat().st_mtime_ns
     assert measure() == first
