@@ -126,5 +126,5 @@ def _cell(row: dict[str, Any], key: str) -> str:
         value = items[int(item)] if int(item) < len(items) else None
     if value in (None, "") or (name.endswith("_std") and row["seeds"] == 1):
         return ""
-    text = f"{value:{form}}" if form else _WORDS.get(str(value), str(value))
+    text = f"{value:{form}}" if form and not isinstance(value, str) else _WORDS.get(str(value), str(value))
     return text.replace("|", "\\|")
