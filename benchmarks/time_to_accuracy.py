@@ -29,13 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
-    curves: dict[str, tuple[list[float], list[float]]] = {}
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for seed in range(arguments.seeds):
         for config in arguments.configs[:: 1 if seed % 2 == 0 else -1]:
             with tempfile.TemporaryDirectory() as folder:
                 metrics, lines = fit(config, seed, Path(folder), arguments.data_dir)
             curve = _curve(lines)
-            curves[f"{Path(config).stem}, seed {seed}"] = [at for at, _, _ in curve], [found for _, _, found in curve]
+            lines_of = curves.setdefault(Path(config).stem, {})
+            lines_of[f"seed {seed}"] = [at for at, _, _ in curve], [found for _, _, found in curve]
             since_start, training = _passed(curve, arguments.mark)
             rows.append(
                 {
@@ -49,10 +50,19 @@ def main(arguments: argparse.Namespace) -> None:
             )
     rows.sort(key=lambda row: [Path(config).stem for config in arguments.configs].index(row["config"]))
     write("time_to_accuracy", arguments.out, rows, _note(rows, arguments.mark))
-    curves["mark"] = [0.0, max(max(at) for at, _ in curves.values())], [arguments.mark, arguments.mark]
-    title = f"until {arguments.mark:g} % of the validation images are right"
-    panel = Panel(title, "seconds from process start", "validation accuracy (%)", curves, logarithmic=False)
-    draw_lines(arguments.out / "time_to_accuracy.png", [panel])
+    last = max(at[-1] for each in curves.values() for at, _ in each.values())
+    mark = [0.0, last], [arguments.mark, arguments.mark]
+    panels = [
+        Panel(
+            config,
+            "seconds from process start",
+            "validation accuracy (%)",
+            {**each, f"{arguments.mark:g} %": mark},
+            logarithmic=False,
+        )
+        for config, each in curves.items()
+    ]
+    draw_lines(arguments.out / "time_to_accuracy.png", panels)
 
 
 def _curve(lines: list[tuple[float, str]]) -> list[tuple[float, float, float]]:

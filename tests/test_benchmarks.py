@@ -370,3 +370,24 @@ def test_accuracy_of_a_seed_is_measured_once(tmp_path):
     with pytest.raises(SystemExit, match=r"is of another version of .*: remove it"):
         measure()
     torch.set_num_threads(threads)
+
+
+def test_time_to_accuracy_compares_runs_of_a_seed():
+    from benchmarks.time_to_accuracy import _curve, _note, _passed
+
+    accuracies = [(3.0, 97.0), (4.5, 98.25), (6.0, 98.0)]
+    lines = [
+        (at, f"epoch {k}/3  loss 0.5000  val/accuracy {found:.2f} %  1.5 s") for k, (at, found) in enumerate(accuracies)
+    ]
+    curve = _curve([(0.5, "Hidden units"), *lines])
+    assert curve == [(at, 1.5, found) for at, found in accuracies]
+    assert _passed(curve, 98.0) == (4.5, 3.0)
+    assert _passed(curve, 99.0) == ("never", "never")
+    mine, theirs = ({"config": name, "from process start s": 4.0, "training s": 3.0} for name in ("mine", "theirs"))
+    note = _note(
+        [{**mine, "training s": 6.0}, mine, mine, theirs, theirs, {**theirs, "from process start s": 8.0}], 98.0
+    )
+    assert "mine: 4.0 s from process start, on average. theirs: 5.3 s" in note
+    assert "From process start, mine takes 1.00 times as long as theirs (median)." in note
+    assert "In training, mine takes 1.00 times as long as theirs (median)." in note
+    assert "In training" not in _note([{**mine, "training s": "never"}, theirs], 98.0)
