@@ -202,7 +202,7 @@ def _tuned(row: Row, name: str, options: dict[str, Any], quick: bool) -> Procedu
     if won is not None:
         own = {key: value for key, value in options.items() if key != "corruption"}  # the study has its own
         module, data = make(STUDIES[study_of(row)], algorithm, won["settings"], vote=won["vote"], **own)
-        assert isinstance(data, MNISTDataModule)  # of either dense study
+        assert isinstance(data, MNISTDataModule)  # of the dense study
         return Procedure(module, data, epochs, epochs)
     data = MNISTDataModule(
         batch_size=128,

@@ -38,8 +38,8 @@ class ResidualBlock(nn.Module):
 class ConvUnit(HiddenUnit):
     """A unit of convolutions: ``[Conv -> norm -> activation]`` per entry of ``channels``, then pooling.
 
-    Inputs are images or maps ``(C, H, W)``. Batch normalization computes its statistics over positive and negative data
-    together.
+    The last ReLU follows the pooling, which gives the same output. Inputs are images or maps ``(C, H, W)``. Batch
+    normalization computes its statistics over positive and negative data together.
 
     Args:
         channels: Number of output channels of each layer.
@@ -110,7 +110,7 @@ class ConvUnit(HiddenUnit):
         if self.pool > 1:
             pool, last = nn.MaxPool2d(self.pool), layers[-1]
             if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.ReLU):
-                last.insert(len(last) - 1, pool)  # the same values, and ReLU has less to do
+                last.insert(len(last) - 1, pool)  # the same bits, and ReLU has less to do
             else:
                 layers.append(pool)
         return nn.Sequential(*layers)
