@@ -54,6 +54,13 @@ def test_no_more_patches_than_positions():
     assert torch.equal(LinearHead(pool=9).features(h), h.flatten(1))
 
 
+@pytest.mark.parametrize("sides", [(4, 4), (8, 8), (7, 8), (3, 12), (12, 5)])
+def test_a_pooled_head_reads_what_adaptive_pooling_gives(sides):
+    h = torch.randn(2, 3, *sides)
+    expected = nn.functional.adaptive_avg_pool2d(h, [min(4, side) for side in sides])
+    torch.testing.assert_close(LinearHead(pool=4).features(h), expected.flatten(1))
+
+
 @pytest.mark.parametrize(
     "function", [F.mean_activation, F.group_normalize, functools.partial(F.patch_goodness, patches=2)]
 )

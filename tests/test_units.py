@@ -112,6 +112,9 @@ def test_what_does_not_fit_is_refused_by_its_name(units, message):
         (lambda: ConvUnit([4], kernel_size=2), "odd"),
         (lambda: ConvUnit([6], norm="group"), "does not divide"),
         (lambda: ConvUnit([4], pool=0), "1 or more"),
+        (lambda: ConvUnit([4, 4], pool=[1, 0]), "1 or more"),
+        (lambda: ConvUnit([4, 4], pool=[2]), "one size per layer, here 2"),
+        (lambda: ConvUnit([4, 4], pool=[2, 1], residual=True), "no residual layers"),
         (lambda: ConvUnit([4], activation="Relu"), "torch.nn has no such class"),
         (lambda: AttentionUnit(10, heads=4), "does not divide"),
         (lambda: RecurrentUnit(0), "1 or more"),
@@ -447,3 +450,18 @@ def test_pooling_is_that_of_activations_whatever_comes_first(activation):
     theirs = torch.autograd.grad((expected * weight).sum(), parameters)
     assert torch.equal(unit(x), expected)
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_one_pooling_per_layer_comes_before_its_normalization():
+    torch.manual_seed(0)
+    unit = ConvUnit([4, 6, 8], pool=[1, 3, 2], norm="batch", activation="GELU", normalization=NoNormalization())
+    unit.setup((3, 12, 12), 2)
+    convolutions = [m for m in unit.body.modules() if isinstance(m, nn.Conv2d)]
+    x = torch.randn(5, 3, 12, 12)
+    expected = x
+    for convolution, pool in zip(convolutions, [1, 3, 2], strict=True):
+        expected = nn.functional.max_pool2d(convolution(expected), pool)
+        expected = nn.functional.gelu(nn.functional.batch_norm(expected, None, None, training=True))
+    assert expected.shape == (5, 8, 2, 2)
+    torch.testing.assert_close(unit(x), expected)
+    assert "pool 1-3-2" in unit.describe()

@@ -45,7 +45,8 @@ class ConvUnit(HiddenUnit):
         channels: Number of output channels of each layer.
         kernel_size: Kernel size of all layers, odd; padding keeps height and width.
         stride: Stride of the first layer.
-        pool: Size of the max-pooling at the end; 1 for none.
+        pool: Size of the max-pooling at the end, 1 for none; or one size per layer, to pool right after its
+            convolution, so that normalization and activation have less to do.
         norm: Normalization after each convolution: ``none``, ``batch`` or ``group``.
         groups: Number of groups of the group normalization.
         residual: Add each layer's input to its output (He et al. 2016).
@@ -61,7 +62,7 @@ class ConvUnit(HiddenUnit):
         channels: list[int],
         kernel_size: int = 3,
         stride: int = 1,
-        pool: int = 2,
+        pool: int | list[int] = 2,
         norm: Norm = "none",
         groups: int = 8,
         residual: bool = False,
@@ -75,14 +76,20 @@ class ConvUnit(HiddenUnit):
             raise ConfigurationError(f"channels={list(channels)}: one or more layers are needed, each of 1 or more.")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigurationError(f"kernel_size={kernel_size}: an odd number is needed.")
-        if stride < 1 or pool < 1:
+        sizes = [pool] if isinstance(pool, int) else list(pool)
+        if stride < 1 or min(sizes, default=0) < 1:
             raise ConfigurationError(f"stride={stride} and pool={pool} must be 1 or more.")
+        if not isinstance(pool, int) and (residual or len(sizes) != len(channels)):
+            raise ConfigurationError(
+                f"pool={sizes}: a list needs one size per layer, here {len(channels)}, and no residual layers."
+            )
         check_choice("norm", norm, Norm)
         if norm == "group" and any(width % groups for width in channels):
             raise ConfigurationError(f"groups={groups} does not divide channels={list(channels)}.")
         check_choice("initialization", initialization, Initialization)
         activation_layer(activation)  # refuses unknown names now, not when the body is built
-        self.channels, self.kernel_size, self.stride, self.pool = list(channels), kernel_size, stride, pool
+        self.channels, self.kernel_size, self.stride = list(channels), kernel_size, stride
+        self.pool = pool if isinstance(pool, int) else sizes
         self.norm, self.groups, self.residual = norm, groups, residual
         self.activation, self.initialization, self.channels_last = activation, initialization, channels_last
 
@@ -96,8 +103,10 @@ class ConvUnit(HiddenUnit):
         before = input_shape[0]
         for number, width in enumerate(self.channels):
             stride = self.stride if number == 0 else 1
-            conv = self._conv(before, width, self.kernel_size, stride)
-            layer = nn.Sequential(conv, *_norm(self.norm, width, self.groups))
+            conv: list[nn.Module] = [self._conv(before, width, self.kernel_size, stride)]
+            if isinstance(self.pool, list) and self.pool[number] > 1:
+                conv.append(nn.MaxPool2d(self.pool[number]))
+            layer = nn.Sequential(*conv, *_norm(self.norm, width, self.groups))
             activation = activation_layer(self.activation)
             if self.residual:
                 same = before == width and stride == 1
@@ -107,7 +116,7 @@ class ConvUnit(HiddenUnit):
             else:
                 layers.append(layer.append(activation))
             before = width
-        if self.pool > 1:
+        if isinstance(self.pool, int) and self.pool > 1:
             pool, last = nn.MaxPool2d(self.pool), layers[-1]
             if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.ReLU):
                 last.insert(len(last) - 1, pool)  # the same bits, and ReLU has less to do
@@ -126,5 +135,6 @@ class ConvUnit(HiddenUnit):
         parts = [f"conv {'-'.join(map(str, self.channels))}", f"{self.kernel_size}x{self.kernel_size}"]
         parts += ["residual"] if self.residual else []
         parts += [f"{self.norm} norm"] if self.norm != "none" else []
-        parts += [f"pool {self.pool}"] if self.pool > 1 else []
+        sizes = [self.pool] if isinstance(self.pool, int) else self.pool
+        parts += [f"pool {'-'.join(map(str, sizes))}"] if max(sizes) > 1 else []
         return " ".join([*parts, self.activation])
