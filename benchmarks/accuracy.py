@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import summary, write
+from benchmarks.results import count, summary, write
 from intff_lightning.checkpoints import read_checkpoint
 from intff_lightning.cli.configs import find_config
 
@@ -76,19 +76,22 @@ def training_seconds(printed: Path) -> float:
     return sum(found.values())
 
 
-def measure(config: str, seed: int, folder: Path, data_dir: str) -> dict[str, Any]:
+def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequence[str]) -> dict[str, Any]:
     """Train, or continue to train, and test a config with a seed; returns a row of the table."""
     done = folder / "row.json"
-    settings = find_config(config).read_text()
+    settings = "\n".join([find_config(config).read_text(), *options])
     if done.is_file():
         found = json.loads(done.read_text())
         if found["config"] != settings:
-            raise SystemExit(f"{folder} is of another version of {config}: remove it, or name another folder, --out.")
+            raise SystemExit(
+                f"{folder} is of another version of {config}, or of other options: remove it, or name another folder, "
+                "--out."
+            )
         row: dict[str, Any] = found["row"]
         return row
-    metrics, _ = fit(config, seed, folder, data_dir, "--ckpt_path", "last")
+    metrics, _ = fit(config, seed, folder, data_dir, *options, "--ckpt_path", "last")
     tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
-    (weights,) = folder.rglob("last.ckpt")
+    state = read_checkpoint(next(folder.rglob("last.ckpt")))["state_dict"]
     row = {
         "seed": seed,
         "test accuracy %": 100 * metrics[tested],
@@ -96,7 +99,7 @@ def measure(config: str, seed: int, folder: Path, data_dir: str) -> dict[str, An
             f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
         ),
         "training s": training_seconds(folder / "printed.jsonl"),
-        "parameters": sum(v.numel() for v in read_checkpoint(weights)["state_dict"].values() if v.is_floating_point()),
+        "parameters": sum(v.numel() for name, v in state.items() if v.is_floating_point() and "running_" not in name),
     }
     done.write_text(json.dumps({"config": settings, "row": row}, indent=1) + "\n")
     return row
@@ -104,8 +107,9 @@ def measure(config: str, seed: int, folder: Path, data_dir: str) -> dict[str, An
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="config file, or the name of a packaged one")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each on its share of the cores")
+    parser.add_argument("--seeds", type=count, default=5, help="number of seeds (default: 5)")
+    parser.add_argument("--jobs", type=count, default=1, help="seeds at a time, each on its share of the cores")
+    parser.add_argument("options", nargs="*", help="further options of `intff fit`, after --")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -113,7 +117,7 @@ def main(arguments: argparse.Namespace) -> None:
     logs = arguments.out / "logs" / Path(arguments.config).stem
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         seeds = [
-            pool.submit(measure, arguments.config, seed, logs / str(seed), arguments.data_dir)
+            pool.submit(measure, arguments.config, seed, logs / str(seed), arguments.data_dir, arguments.options)
             for seed in range(arguments.seeds)
         ]
         rows = [seed.result() for seed in seeds]

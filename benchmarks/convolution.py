@@ -1,7 +1,7 @@
 """A training step of three convolutional units in bfloat16 against a bare loop of the same math.
 
-The units have two 3x3 convolutions with batch norm, max-pooling and goodness by class, as in `cifar10_conv.yaml`. The
-loop is plain PyTorch: autocast, cross-entropy of the classes' goodness, and one fused AdamW per unit. All take turns.
+The units have two 3x3 convolutions with batch norm, max-pooling and goodness by class. The loop is plain PyTorch:
+autocast, cross-entropy of the classes' goodness, and one fused AdamW per unit. All take turns.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from benchmarks.opponents import PAPER, Network
-from benchmarks.results import add_quick, draw_ratios, write
+from benchmarks.results import add_quick, count, draw_ratios, write
 from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
 
@@ -133,7 +133,7 @@ class TakeTurns(L.Callback):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quick(parser)
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of each loop that count; two more are run")
+    parser.add_argument("--epochs", type=count, default=8, help="epochs of each loop that count; two more are run")
 
 
 def main(arguments: argparse.Namespace) -> None:

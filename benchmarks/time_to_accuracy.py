@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import fit
-from benchmarks.results import Panel, draw_lines, write
+from benchmarks.results import Panel, count, draw_lines, write
 
 HELP = "seconds from process start until the validation accuracy passes a mark, against backpropagation"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configs", nargs="+", default=CONFIGS, metavar="CONFIG", help="config files or names; ratios are to the last"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--seeds", type=count, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--mark", type=float, default=98.0, help="validation accuracy in percent (default: 98)")
 
 

@@ -338,6 +338,14 @@ data: {class_path: DigitsDataModule}
 """
 
 
+def test_counts_below_one_are_refused(capsys):
+    from benchmarks.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["accuracy", "--config", "digits", "--jobs", "0"])
+    assert "--jobs: 0 is no number from 1 on" in capsys.readouterr().err
+
+
 def test_training_seconds_are_those_of_the_last_time_that_an_epoch_was_trained(tmp_path):
     from benchmarks.accuracy import training_seconds
 
@@ -355,20 +363,22 @@ def test_accuracy_of_a_seed_is_measured_once(tmp_path):
     config, threads = tmp_path / "digits_tiny.yaml", torch.get_num_threads()
     config.write_text(TINY)
 
-    def measure():
-        main(["accuracy", "--config", str(config), "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)])
+    def measure(*options):
+        main(["accuracy", "--config", str(config), "--seeds", "1", "--jobs", "2", "--out", str(tmp_path), *options])
         torch.set_num_threads(threads)
         return json.loads((tmp_path / "accuracy_digits_tiny.json").read_text())["rows"]
 
-    (row,) = first = measure()
+    (row,) = first = measure("--", "--trainer.max_epochs", "1")
     assert (row["seed"], row["parameters"]) == (0, 100 * 20 + 20)
     (weights,) = (tmp_path / "logs").rglob("last.ckpt")
     written = weights.stat().st_mtime_ns
-    assert measure() == first
+    assert measure("--", "--trainer.max_epochs", "1") == first
     assert weights.stat().st_mtime_ns == written  # nothing was trained
+    with pytest.raises(SystemExit, match=r"is of another version of .*: remove it"):
+        measure()  # other options
     config.write_text(TINY.replace("[20]", "[30]"))
     with pytest.raises(SystemExit, match=r"is of another version of .*: remove it"):
-        measure()
+        measure("--", "--trainer.max_epochs", "1")
     torch.set_num_threads(threads)
 
 
