@@ -184,7 +184,7 @@ def draw_ablation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [row["network"] for row in rows])
     axes.set(xlabel="test accuracy (%)", xlim=(0, 108), title="Unit | label encoding | negatives | local loss")
     axes.margins(y=0.01)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(kinds))
     save(figure, path)
 
 
