@@ -91,7 +91,8 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
         return row
     metrics, _ = fit(config, seed, folder, data_dir, *options, "--ckpt_path", "last")
     tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
-    state = read_checkpoint(next(folder.rglob("last.ckpt")))["state_dict"]
+    (weights,) = folder.rglob("last.ckpt")
+    state = read_checkpoint(weights)["state_dict"]
     row = {
         "seed": seed,
         "test accuracy %": 100 * metrics[tested],
@@ -99,6 +100,7 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
             f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
         ),
         "training s": training_seconds(folder / "printed.jsonl"),
+        # without the statistics of batch norm
         "parameters": sum(v.numel() for name, v in state.items() if v.is_floating_point() and "running_" not in name),
     }
     done.write_text(json.dumps({"config": settings, "row": row}, indent=1) + "\n")

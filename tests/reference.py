@@ -81,3 +81,8 @@ def largest_difference(module, units):
         for pair in zip(mine, theirs, strict=True)
         for a, b in zip(*pair, strict=True)
     )
+
+
+def layers_of(module, *kinds):
+    """Return the layers of these kinds in a network, without the heads of its units."""
+    return [layer for name, layer in module.named_modules() if isinstance(layer, kinds) and "goodness" not in name]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from reference import layers_of
 from scipy.stats import ttest_rel
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -372,9 +373,7 @@ def test_all_algorithms_train_the_same_layers(algorithm, network):
     module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
     module.configure_model()
     assert len(layers(module)) == (4 if network == "dense" else 6)
-    kinds = nn.Linear | nn.Conv2d
-    every = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, kinds)]
-    found = [layer.weight.shape[0] for name, layer in every if "goodness" not in name]
+    found = [layer.weight.shape[0] for layer in layers_of(module, nn.Linear, nn.Conv2d)]
     widths = [100] * 4 if network == "dense" else [20, 20, 40, 40, 80, 80]
     assert found == widths + [10] * (algorithm == "bp")
     assert run.settings == {"dense": "study dense_clean", "conv": "start of study fashion_mnist_conv"}[network]

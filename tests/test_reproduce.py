@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from reference import layers_of
 from torch import nn
 
 from intff_lightning import BackpropModule, DenseUnit, IntFFModule
@@ -89,8 +90,7 @@ def test_the_networks_have_the_papers_sizes(row, procedure, tiny_mnist):
     module = make_procedure(row, procedure, 0, str(tiny_mnist), quick=True).module
     module.hparams.update(input_shape=[1, 28, 28], num_classes=10)
     module.configure_model()
-    linear = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    widths = [layer.out_features for name, layer in linear if "goodness" not in name]
+    widths = [layer.out_features for layer in layers_of(module, nn.Linear)]
     if row.network == CONVOLUTION:
         assert [layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)] == [32, 64]
         assert widths == [128, 48, 10]

@@ -11,6 +11,7 @@ import torch
 import yaml
 from conftest import ROOT
 from PIL import Image
+from reference import layers_of
 
 from intff_lightning import BackpropModule, IntFFModule
 from intff_lightning.recipe import to_recipe
@@ -77,8 +78,7 @@ def test_every_choice_makes_a_network_with_the_same_layers(name, algorithm):
             if setting in ("goodness", "normalization"):
                 assert _built(module, shape)(torch.rand(2, *shape)).shape == (2, classes)
     _built(module, shape)
-    kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    layers = [layer for name, layer in module.named_modules() if isinstance(layer, kinds) and "goodness" not in name]
+    layers = layers_of(module, torch.nn.Linear, torch.nn.Conv2d)
     widths = [width for unit in study.units for width in unit]
     assert [layer.weight.shape[0] for layer in layers] == widths + ([10] if algorithm == "bp" else [])
 

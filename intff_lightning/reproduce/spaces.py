@@ -88,8 +88,8 @@ class Study:
         units: Widths, or channels, of the layers of each unit.
         pools: Size of the max-pooling of each layer of convolutional units; empty for dense units.
         data: Makes the datamodule from the folder of the data and options.
-        augmentations: Augmentations to choose from, by name; see :func:`augmentation`. Most studies have one: a short
-            trial would choose none, and a long training would be worse for it.
+        augmentations: Augmentations to choose from, by name; see :func:`augmentation`. Most studies have one,
+            because a trial is too short to choose it.
         epochs: Training epochs of a trial.
         images: Training images per epoch of a trial; each epoch draws others.
         trials: Default number of trials per algorithm.
@@ -208,8 +208,8 @@ def space(study: Study, algorithm: str) -> Space:
     if algorithm == "bp":
         return found | {"label_smoothing": Range(0.0, 0.2, 0.0)}
     if algorithm == "channels":
-        heads = ("pooled head", "channels", "mean", "head", "patches")
-        found["goodness"] = Choice(heads if study.conv else ("channels", "mean", "head"))
+        dense = ("channels", "mean", "head")
+        found["goodness"] = Choice(("pooled head", *dense, "patches") if study.conv else dense)
     elif not study.conv or algorithm == "intff":
         found["wrong_labels"] = Choice((1, 3) if study.conv else (9, 1, 3))  # convolutions read every one
     return found | {

@@ -38,8 +38,8 @@ class ResidualBlock(nn.Module):
 class ConvUnit(HiddenUnit):
     """A unit of convolutions: ``[Conv -> norm -> activation]`` per entry of ``channels``, then pooling.
 
-    The last ReLU follows the pooling, which gives the same output. Inputs are images or maps ``(C, H, W)``. Batch
-    normalization computes its statistics over positive and negative data together.
+    A last ReLU follows the pooling at the end, which gives the same output. Inputs are images or maps ``(C, H, W)``.
+    Batch normalization computes its statistics over positive and negative data together.
 
     Args:
         channels: Number of output channels of each layer.

@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from intff_lightning.backprop import BackpropModule
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.datamodules import InMemoryDataset
+from intff_lightning.heads import LinearHead
 from intff_lightning.reproduce.characteristics.networks import Trained, first_images, load_sets
 from intff_lightning.reproduce.characteristics.reading import (
     UNIT_LAYERS,
@@ -139,6 +139,4 @@ def _features(module: BackpropModule, data: InMemoryDataset) -> list[Tensor]:
 
 
 def _pooled(h: Tensor) -> Tensor:
-    if h.ndim == 4:
-        h = adaptive_avg_pool2d(h, (min(_POOLED, h.shape[2]), min(_POOLED, h.shape[3])))
-    return h.flatten(1).float()
+    return LinearHead(pool=_POOLED if h.ndim == 4 else None).features(h)
