@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import count, summary, write
+from benchmarks.results import summary, write
 from intff_lightning.checkpoints import read_checkpoint
 from intff_lightning.cli.configs import find_config
+from intff_lightning.reproduce.options import count
 
 HELP = "test accuracy of a config over seeds"
 

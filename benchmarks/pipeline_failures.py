@@ -19,6 +19,8 @@ from typing import Any
 
 import lightning as L
 
+from intff_lightning.reproduce.options import count
+
 HELP = "stages killed at random moments: seconds until all processes end, messages, and the resumed run's bits"
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +71,7 @@ class KillAtRandom(L.Callback):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=20, help="number of runs (default: 20)")
+    parser.add_argument("--runs", type=count, default=20, help="number of runs (default: 20)")
 
 
 def main(arguments: argparse.Namespace) -> None:

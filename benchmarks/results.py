@@ -19,13 +19,6 @@ from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reporting.tables import markdown_table
 
 
-def count(text: str) -> int:
-    """Read the number of an option such as ``--seeds``, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return int(text)
-
-
 def add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the shape of it in seconds; its figures mean nothing")
 

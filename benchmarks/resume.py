@@ -20,6 +20,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from intff_lightning.reproduce.options import count
+
 HELP = "runs stopped at random moments and restarted, against a run that was not stopped"
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +73,7 @@ class SignalAtRandom(L.Callback):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=20, help="number of runs per signal (default: 20)")
+    parser.add_argument("--runs", type=count, default=20, help="number of runs per signal (default: 20)")
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from benchmarks.opponents import PAPER, Network
-from benchmarks.results import add_quick, count, draw_ratios, write
+from benchmarks.results import add_quick, draw_ratios, write
 from intff_lightning import cli
 from intff_lightning.datamodules import MNISTDataModule
+from intff_lightning.reproduce.options import count
 
 HELP = "epoch time against bare PyTorch loops"
 

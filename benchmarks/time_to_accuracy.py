@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import fit
-from benchmarks.results import Panel, count, draw_lines, write
+from benchmarks.results import Panel, draw_lines, write
+from intff_lightning.reproduce.options import count
 
 HELP = "seconds from process start until the validation accuracy passes a mark, against backpropagation"
 

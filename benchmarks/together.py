@@ -15,11 +15,13 @@ from typing import Any
 import torch
 import yaml
 
+from intff_lightning.reproduce.options import count
+
 HELP = "runs started at the same moment in one folder, against the same runs alone"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=20, help="number of rounds (default: 20)")
+    parser.add_argument("--rounds", type=count, default=20, help="number of rounds (default: 20)")
 
 
 def main(arguments: argparse.Namespace) -> None:

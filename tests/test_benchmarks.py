@@ -338,12 +338,13 @@ data: {class_path: DigitsDataModule}
 """
 
 
-def test_counts_below_one_are_refused(capsys):
+@pytest.mark.parametrize("line", ["accuracy --config digits --jobs 0", "resume --runs 0", "together --rounds 0"])
+def test_counts_below_one_are_refused(line, capsys):
     from benchmarks.__main__ import main
 
     with pytest.raises(SystemExit):
-        main(["accuracy", "--config", "digits", "--jobs", "0"])
-    assert "--jobs: 0 is no number from 1 on" in capsys.readouterr().err
+        main(line.split())
+    assert f"{line.split()[-2]}: 0 is no number from 1 on" in capsys.readouterr().err
 
 
 def test_training_seconds_are_those_of_the_last_time_that_an_epoch_was_trained(tmp_path):

@@ -497,8 +497,9 @@ def test_an_interrupted_network_resumes_and_other_data_sets_are_kept(two, blank_
 
 
 def test_mistakes_end_in_a_line(capsys, tmp_path):
-    assert main(["characteristics", "--seeds", "0"]) == 1
-    assert "--seeds 0 and --jobs 1 must be 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["characteristics", "--seeds", "0"])
+    assert "--seeds: 0 is no number from 1 on" in capsys.readouterr().err
     assert main(["characteristics", "--seeds", "2", "--only_seeds", "2"]) == 1
     assert "--only_seeds 2: the seeds are 0 to 1" in capsys.readouterr().err
     assert main(["characteristics", "--out", "/dev/null/out"]) == 1

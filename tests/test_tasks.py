@@ -70,7 +70,9 @@ def test_the_command_writes_tables_and_keeps_quick_looks_apart(monkeypatch, caps
     assert Path("results/tasks/some.md").read_text() in capsys.readouterr().out
     assert main([*arguments, "--quick"]) == 1
     assert "holds the results of a full run" in capsys.readouterr().err
-    assert main([*arguments[:3], "--seeds", "0"]) == 1
+    with pytest.raises(SystemExit):
+        main([*arguments[:3], "--seeds", "0"])
+    assert "--seeds: 0 is no number from 1 on" in capsys.readouterr().err
 
 
 def test_other_settings_are_measured_again_and_libraries_are_checked_first(monkeypatch, capsys):

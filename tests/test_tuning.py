@@ -162,8 +162,9 @@ def test_a_diverged_trial_counts_as_nothing(closed_test_data, blank_figures, mon
 
 
 def test_mistakes_end_in_a_line(closed_test_data, blank_figures, capsys, monkeypatch):
-    assert _tune(closed_test_data, "--trials", "0") == 1
-    assert "--trials 0 and --jobs 1 must be 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _tune(closed_test_data, "--trials", "0")
+    assert "--trials: 0 is no number from 1 on" in capsys.readouterr().err
     assert _tune(closed_test_data, "--trials", "1", "--algorithms", "bp") == 0
     assert main(["tune", "dense_clean", "--data_dir", "nowhere", "--out", "out", "--algorithms", "bp"]) == 1
     assert "holds quick trials" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from intff_lightning.errors import ConfigurationError, explain
 from intff_lightning.lightning_compat import quiet
 from intff_lightning.reproduce import paper
 from intff_lightning.reproduce.characteristics import command as characteristics
-from intff_lightning.reproduce.options import Subcommand, add_common_arguments, results_folder
+from intff_lightning.reproduce.options import Subcommand, add_common_arguments, count, results_folder
 from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES
 from intff_lightning.reproduce.tasks import command as tasks
 
@@ -23,12 +23,12 @@ does not train are kept."""
 def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help="one of the studies above")
     parser.add_argument(
-        "--trials", type=int, metavar="N", help="trials of each algorithm; default 30, or 12 for convolution"
+        "--trials", type=count, metavar="N", help="trials of each algorithm; default 30, or 12 for convolution"
     )
     parser.add_argument(
         "--algorithms", choices=ALGORITHMS, nargs="+", default=list(ALGORITHMS), help="default: all four"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time, each on its share of the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="trials at a time, each on its share of the cores")
     add_common_arguments(parser)
 
 

@@ -38,6 +38,13 @@ class Subcommand:
     description: str = ""
 
 
+def count(text: str) -> int:
+    """Read the number of an option such as ``--seeds``, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command."""
     parser.add_argument("--data_dir", default=os.environ.get("INTFF_DATA_DIR", "data"), help="folder of MNIST")
@@ -48,9 +55,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def add_seed_arguments(parser: argparse.ArgumentParser, seeds: int) -> None:
     """Add the options of commands that train with several seeds; ``seeds`` is their default number."""
     parser.add_argument(
-        "--seeds", type=int, default=seeds, help=f"runs per row, with the seeds 0, 1, ... (default: {seeds})"
+        "--seeds", type=count, default=seeds, help=f"runs per row, with the seeds 0, 1, ... (default: {seeds})"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument(
         "--only_seeds",
         type=int,
@@ -59,13 +66,6 @@ def add_seed_arguments(parser: argparse.ArgumentParser, seeds: int) -> None:
         help="train only these of the seeds, and write no table: for runs started side by side. The same command "
         "without this option then puts the runs together",
     )
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse ``--seeds``, ``--jobs`` and the like below 1."""
-    if any(value < 1 for value in counts.values()):
-        given = " and ".join(f"--{name} {value}" for name, value in counts.items())
-        raise ConfigurationError(f"{given} must be 1 or more.")
 
 
 def chosen_seeds(count: int, only: Sequence[int] | None) -> list[int]:

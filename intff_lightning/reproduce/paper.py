@@ -20,7 +20,6 @@ from intff_lightning.reproduce.options import (
     Subcommand,
     add_common_arguments,
     add_seed_arguments,
-    check_counts,
     chosen_seeds,
     make_folder,
     results_folder,
@@ -164,7 +163,6 @@ def reproduce(arguments: argparse.Namespace, line: str) -> None:
     options |= {"only_seeds": None, **vars(arguments)}
     commands = [command for command in COMMANDS if arguments.name in (command.name, "all")]
     out = results_folder(arguments)
-    check_counts(seeds=options["seeds"], jobs=options["jobs"])
     named = {"both": ("tuned", "author"), "all": ("tuned", "channels", "author")}
     names = named.get(options["procedure"], (options["procedure"],))
     plan = {command.name: _with_procedures(command.chosen(options["rows"]), names) for command in commands}

@@ -300,8 +300,6 @@ def tune(
         command: Command line that made them.
     """
     count = STUDIES[name].trials if trials is None else trials
-    if count < 1 or jobs < 1:
-        raise ConfigurationError(f"--trials {count} and --jobs {jobs} must be 1 or more.")
     lock = lock_folder(folder)
     if lock is None:
         raise ConfigurationError(f"another process tunes in {folder}: wait for it, or name another folder, --out DIR.")

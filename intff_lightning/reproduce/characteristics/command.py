@@ -18,7 +18,6 @@ from intff_lightning.reproduce.options import (
     Subcommand,
     add_common_arguments,
     add_seed_arguments,
-    check_counts,
     chosen_seeds,
     make_folder,
     results_folder,
@@ -47,7 +46,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def characteristics(arguments: argparse.Namespace, line: str) -> None:
     """Train and measure what is missing, and write one table per characteristic, all differences, and the figure."""
-    check_counts(seeds=arguments.seeds, jobs=arguments.jobs)
     seeds = chosen_seeds(arguments.seeds, arguments.only_seeds)
     chosen = [each for each in CHARACTERISTICS if arguments.only is None or each.name in arguments.only]
     plan = {each.name: list(_runs(each, arguments, seeds)) for each in chosen}

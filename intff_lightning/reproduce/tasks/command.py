@@ -12,7 +12,6 @@ from intff_lightning.reproduce.options import (
     Subcommand,
     add_common_arguments,
     add_seed_arguments,
-    check_counts,
     chosen_seeds,
     make_folder,
     results_folder,
@@ -48,7 +47,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tasks(arguments: argparse.Namespace, line: str) -> None:
     """Measure what is not measured yet, and write one table per task."""
-    check_counts(seeds=arguments.seeds, jobs=arguments.jobs)
     seeds = chosen_seeds(arguments.seeds, arguments.only_seeds)
     out = make_folder(results_folder(arguments), "tasks")
     chosen = [find_task(name) for name in TASKS if arguments.only is None or name in arguments.only]
