@@ -1,11 +1,9 @@
 """The networks whose characteristics are measured: trained once, kept as checkpoints, and never trained twice.
 
 Four algorithms train a dense and a convolutional network on MNIST and Fashion-MNIST, with the settings that won their
-studies (``intff_lightning.reproduce.winners``). All four have the same layers, data and number of epochs, in float32
-whatever the precision of the study is, because many CPUs are slow in bfloat16. Where a study has no winner yet, the
-dense network takes the settings of our procedures (:mod:`intff_lightning.reproduce.procedures`), and the convolutional
-one those with which every search starts. The convolutional network has fewer channels than its study, and few epochs,
-because hundreds of them are trained.
+studies (``intff_lightning.reproduce.winners``). All four have the same layers, data, number of epochs and precision.
+Where a study has no winner yet, a network takes the settings with which its search starts. The convolutional network
+has half the channels of its study, and few epochs, because hundreds of them are trained.
 """
 
 import dataclasses
@@ -42,7 +40,7 @@ TASKS = 5
 _EPOCHS = {"dense": 20, "conv": 4}
 _FEW_PER_EPOCH = 10_000
 _PARTS: tuple[Part, ...] = ("train", "val", "test")
-_CONV_UNITS = ((20, 20), (40, 40), (80, 80))
+_CONV_UNITS = ((16, 16), (32, 32), (64, 64))
 _QUICK_UNITS = ((12, 12), (12, 12), (16, 16))
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "hyper_parameters")
 
@@ -153,6 +151,7 @@ class NetworkRun:
             "data": lean(to_recipe(options)),
             "training": dataclasses.asdict(self.training),
             "epochs": epochs,
+            "precision": self._study().precision,
         }
         place = folder / self.name
         if open_run(place, recipe) is not None:
@@ -160,7 +159,7 @@ class NetworkRun:
         if before is not None:
             module = before.load(folder)
             module.train()
-        fitted = fit(module, self._data(data_dir, options), epochs, place, say)
+        fitted = fit(module, self._data(data_dir, options), epochs, place, say, precision=recipe["precision"])
         checkpoint = read_checkpoint(fitted.checkpoint)
         AtomicCheckpointIO().save_checkpoint({key: checkpoint[key] for key in _KEPT}, place / "network.ckpt")
         parameters = sum(parameter.numel() for parameter in module.parameters())
