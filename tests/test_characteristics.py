@@ -374,7 +374,7 @@ def test_all_algorithms_train_the_same_layers(algorithm, network):
     module.configure_model()
     assert len(layers(module)) == (4 if network == "dense" else 6)
     found = [layer.weight.shape[0] for layer in layers_of(module, nn.Linear, nn.Conv2d)]
-    widths = [100] * 4 if network == "dense" else [20, 20, 40, 40, 80, 80]
+    widths = [100] * 4 if network == "dense" else [16, 16, 32, 32, 64, 64]
     assert found == widths + [10] * (algorithm == "bp")
     assert run.settings == {"dense": "study dense_clean", "conv": "start of study fashion_mnist_conv"}[network]
     sizes = {"conv": 128, "dense": networks.WINNERS["dense_clean", algorithm]["settings"]["batch_size"]}
