@@ -68,13 +68,13 @@ def add_seed_arguments(parser: argparse.ArgumentParser, seeds: int) -> None:
     )
 
 
-def chosen_seeds(count: int, only: Sequence[int] | None) -> list[int]:
-    """Return the seeds 0 to ``count - 1``, or only some of them."""
+def chosen_seeds(number: int, only: Sequence[int] | None) -> list[int]:
+    """Return the seeds 0 to ``number - 1``, or only some of them."""
     if only is None:
-        return list(range(count))
-    if not set(only) <= set(range(count)):
+        return list(range(number))
+    if not set(only) <= set(range(number)):
         asked = " ".join(map(str, only))
-        raise ConfigurationError(f"--only_seeds {asked}: the seeds are 0 to {count - 1}; --seeds N makes more.")
+        raise ConfigurationError(f"--only_seeds {asked}: the seeds are 0 to {number - 1}; --seeds N makes more.")
     return sorted(set(only))
 
 
