@@ -1,5 +1,7 @@
 """Tuning: equal spaces, validation data only, resumable searches, and shipped settings that won their studies."""
 
+import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 from reference import layers_of
+from torchvision import datasets
 
 from intff_lightning import BackpropModule, IntFFModule
 from intff_lightning.recipe import to_recipe
@@ -131,6 +134,18 @@ def test_a_search_leaves_the_test_data_closed_and_resumes(closed_test_data, blan
     assert _tune(closed_test_data, "--trials", "2", *both) == 0  # has them already
     assert len(_trials()) == 8
     capsys.readouterr()
+
+
+def test_packed_files_are_unpacked(closed_test_data, blank_figures, monkeypatch):
+    raw = closed_test_data / "MNIST" / "raw"
+    sums = []
+    for path in list(raw.iterdir()):
+        packed = gzip.compress(path.read_bytes())
+        path.with_suffix(".gz").write_bytes(packed)
+        path.unlink()
+        sums.append((f"{path.name}.gz", hashlib.md5(packed, usedforsecurity=False).hexdigest()))
+    monkeypatch.setattr(datasets.MNIST, "resources", sums)
+    assert _tune(closed_test_data, "--trials", "1", "--algorithms", "bp") == 0
 
 
 def test_cifar10_in_folders(closed_test_data, blank_figures):

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from intff_lightning.callbacks import GoodnessAccuracy
+from intff_lightning.datamodules.torchvision import TorchvisionDataModule
 from intff_lightning.errors import ConfigurationError, DivergenceError
 from intff_lightning.files import lock_folder
 from intff_lightning.pairs import image_and_target
@@ -104,6 +105,15 @@ def requeue(study: optuna.Study) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
+def prepare(name: str, data_dir: str) -> None:
+    """Download and unpack missing files of a study; unlike ``prepare_data``, it reads training images alone."""
+    study = STUDIES[name]
+    start = {setting: values.start for setting, values in space(study, "bp").items()}
+    _, data = make(study, "bp", start, data_dir)
+    if isinstance(data, TorchvisionDataModule):
+        data.open(train=True, download=True)
+
+
 def work(folder: Path, name: str, algorithm: str, trials: int, data_dir: str, quick: bool) -> None:
     """Train trials until the search has this many. The settings of a trial depend on its place and those before it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,7 +150,7 @@ def _train(
     L.seed_everything(_SEED, verbose=False)
     options: dict[str, Any] = {"val_size": 0.2} if quick else {}
     if name != "cifar10_conv":
-        options["download"] = False  # to look for missing files would open the test data
+        options["download"] = False  # see prepare
     module, data = make(study, algorithm, settings, data_dir, seed=_SEED, **options)
     trainer = L.Trainer(
         max_epochs=1 if quick else study.epochs,
@@ -307,6 +317,7 @@ def tune(
     with lock:
         if any(row["quick"] is not quick for row in trials_of(folder, name)):
             raise ConfigurationError(f"{folder} holds {'full' if quick else 'quick'} trials: name another, --out DIR.")
+        prepare(name, data_dir)
         for algorithm in algorithms:
             requeue(open_search(folder, name, algorithm))
             arguments = (folder, name, algorithm, count, data_dir, quick)
