@@ -49,7 +49,8 @@ def write(name: str, out: Path, rows: list[dict[str, Any]], note: str = "", **mo
     """Print rows as a table and write ``NAME.json``, which also holds ``more``, and ``NAME.md``."""
     columns = list(rows[0])
     facts = {"command": "python -m benchmarks " + " ".join(sys.argv[1:]), **about()}
-    facts["machine"] += f", {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    facts["machine"] += f", {threads} thread{'s' if threads > 1 else ''}"
     text = markdown(name, facts, rows, note)
     paths = write_results(name, out, {**facts, "note": note, **more, "rows": rows}, text)
     table = Table(*columns, title=name)

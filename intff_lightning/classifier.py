@@ -160,12 +160,15 @@ class LabelClassifier(Freezable, Network):
         """What it predicts."""
         return "anomaly scores" if self.unsupervised else "classes"
 
-    def goodness(self, x: Tensor | LabelledImages) -> Tensor:
-        """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``."""
+    def goodness(self, x: Tensor | LabelledImages, first: int | None = None) -> Tensor:
+        """Return the goodness of every unit for inputs ``(B, *)`` that carry a label: ``(U, B)``, or ``(U, B, C)``.
+
+        With ``first``, only the first so many units are computed, except in a pipeline, where all are.
+        """
         self.check_built()
         if self.stage is not None:
             return torch.stack(self.stage.relay(x, self._goodness_of, len(self.units), alike=True))
-        goodness: Tensor = self.units(x)
+        goodness: Tensor = self.units(x, first)
         return goodness
 
     def _goodness_of(self, k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
@@ -230,8 +233,12 @@ class LabelClassifier(Freezable, Network):
         goodness = self.goodness(image)
         return torch.cat([self._below_thresholds(goodness).unsqueeze(0), goodness]).T
 
-    def label_goodness(self, image: Tensor) -> Tensor:
+    def label_goodness(self, image: Tensor, first: int | None = None) -> Tensor:
         """Return the goodness of every unit for each image ``(B, *)`` under each label, ``(U, B, C)``.
+
+        Args:
+            image: ``(B, *)``.
+            first: Compute the first so many units; see :meth:`goodness`.
 
         Raises:
             ConfigurationError: The network was trained without labels.
@@ -242,12 +249,15 @@ class LabelClassifier(Freezable, Network):
             )
         self._check_image(image)
         if self.by_class:
-            return self.goodness(image)
-        return self._sweep(image, lambda x: self.goodness(x).T).permute(2, 0, 1)
+            return self.goodness(image, first)
+        return self._sweep(image, lambda x: self.goodness(x, first).T).permute(2, 0, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the scores ``(B, C)`` of images ``(B, *)``: the (weighted) sum of the voting units' goodness."""
-        return self.count_votes(self.label_goodness(image))
+        """Return the scores ``(B, C)`` of images ``(B, *)``: the (weighted) sum of the voting units' goodness.
+
+        Units after the last one that votes are not computed.
+        """
+        return self.count_votes(self.label_goodness(image, max(self.vote) + 1))
 
     def embed(self, image: Tensor, label: ShownLabels = "all", hidden: bool = False, normalize: bool = False) -> Tensor:
         """Return features for a linear probe: the activations of the units, flattened and concatenated.

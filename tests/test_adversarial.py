@@ -10,7 +10,8 @@ from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import ChannelGoodness
 from intff_lightning.reproduce.characteristics import adversarial
-from intff_lightning.reproduce.characteristics.adversarial import Budget, attacked, attacks, fgsm, masked, pgd
+from intff_lightning.reproduce.characteristics.adversarial import Budget, attacked, attacks, fgsm, pgd
+from intff_lightning.reproduce.characteristics.intervals import compare
 from intff_lightning.reproduce.characteristics.networks import Trained
 
 SIZES = {"input_shape": [1, 6, 6], "num_classes": 5}
@@ -107,7 +108,7 @@ def test_a_network_without_hidden_gradients(digits_network, monkeypatch):
         assert worst <= min(found[f"{name}, eps {eps}"] for name in ALL) <= clean
     assert found["all attacks, eps 0.2"] < found["all attacks, eps 0.05"] < clean
     assert found["check, eps 1"] == 0
-    assert masked(rows) == []
+    assert adversarial.withhold(_compared(rows)) == []
     assert [row["what"] for row in rows if adversarial.shown(row)] == [
         "no attack",
         "all attacks, eps 0.05",
@@ -124,14 +125,56 @@ def test_hidden_gradients_are_noticed(linear):
 
     budget = Budget(eps=(2 * float(weakest.median()),), steps=10, targets=2, queries=300, more_steps=10)
     clean = score((100 * image).round() / 100).argmax(1)
-    (found,) = masked(attacked(hides, image, clean, budget, seed=0))
-    assert "broken by the black box alone" in found
+    masked = attacked(hides, image, clean, budget, seed=0)
+    (found,) = adversarial.withhold(_compared(masked))
+    assert found["of"] == "dense mnist"
+    assert "broken by the black box alone" in found["line"]
 
     def deaf(x):  # nothing changes its mind
         return torch.eye(5)[0] + 0 * x.flatten(1).sum(1, keepdim=True)
 
-    (found,) = masked(attacked(deaf, image, torch.zeros_like(clean), budget, seed=0))
-    assert found == "eps 1: accuracy left at eps 1, 100.0 %"
+    (found,) = adversarial.withhold(_compared(attacked(deaf, image, torch.zeros_like(clean), budget, seed=0)))
+    assert found["line"] == (
+        "- Gradients of FF may be hidden (dense network, MNIST): eps 1, accuracy left at eps 1: 100.0 %."
+    )
+
+
+@pytest.mark.parametrize(("masked", "robust"), [("ff", "ff"), ("bp", "bp"), ("ff", "bp"), ("bp", "ff")])
+def test_a_network_with_hidden_gradients_is_not_called_robust(masked, robust):
+    def rows(algorithm):
+        right = 0.6 if algorithm == robust else 0.3
+        attacks = [("no attack", 0.9 if algorithm == robust else 0.8), ("all attacks, eps 0.1", right)]
+        made = [{"what": what, "measure": "accuracy", "value": value, "better": "higher"} for what, value in attacks]
+        hidden = 0.05 if algorithm == masked else 0.01
+        return [*made, {"what": "check", "measure": adversarial.MASKING[0], "value": hidden, "better": "lower"}]
+
+    found = _compared(rows("ff"), rows("bp"))
+    (doubt,) = adversarial.withhold(found)
+    assert {"ff": "FF", "bp": "BP"}[masked] in doubt["line"]
+    clean, attack = (next(row["verdict"] for row in found if row["what"] == what) for what in ("no attack", ATTACK))
+    expected = "ahead" if robust == "ff" else "behind"
+    assert clean == expected
+    assert attack == ("in doubt" if masked == robust else expected)
+
+
+ATTACK = "all attacks, eps 0.1"
+
+
+def _compared(rows, baseline=()):
+    """Rows of FF, and of backpropagation, as the command compares them, with two seeds that differ a little."""
+    place = {"network": "dense", "dataset": "mnist", "settings": "study"}
+    return compare(
+        {
+            **row,
+            **place,
+            "algorithm": algorithm,
+            "seed": seed,
+            "value": row["value"] + 1e-4 * seed * (algorithm == "ff"),
+        }
+        for algorithm, mine in (("ff", rows), ("bp", baseline))
+        for row in mine
+        for seed in (0, 1)
+    )
 
 
 def test_a_missing_library_is_named(linear, monkeypatch):

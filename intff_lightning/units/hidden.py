@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -228,10 +229,10 @@ class UnitStack(Freezable, nn.ModuleList):
         for k, unit in enumerate(self):
             self._setup_unit(k, unit)
 
-    def forward(self, x: Tensor | LabelledImages) -> Tensor:
-        """Return the goodness of every unit for inputs ``(B, *)``: ``(U, B)``, or ``(U, B, C)`` by class."""
+    def forward(self, x: Tensor | LabelledImages, first: int | None = None) -> Tensor:
+        """Return the goodness of all units, or of the first so many, for ``(B, *)``: ``(U, B)``, or ``(U, B, C)``."""
         goodness = []
-        for unit in self:
+        for unit in itertools.islice(self, first):
             x = unit(x)
             goodness.append(at_least_float32(unit.goodness(x)))
         return torch.stack(goodness)

@@ -5,8 +5,9 @@ probabilities by a softmax with a temperature T,
 
 .. math:: p_c = \frac{\exp(s_c / T)}{\sum_{c'} \exp(s_{c'} / T)}.
 
-Before calibration T is 1. After it, T is the one temperature that minimizes the negative log-likelihood of validation
-data (Guo et al. 2017). It changes no prediction.
+Before calibration T is that of the network's own loss, which trains this softmax; 1 for backpropagation. After it, T is
+the one temperature that minimizes the negative log-likelihood of validation data (Guo et al. 2017). It changes no
+prediction.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from intff_lightning.reporting.plots import STYLES, save
 from intff_lightning.reproduce.characteristics.networks import Trained
-from intff_lightning.reproduce.characteristics.reading import scores
+from intff_lightning.reproduce.characteristics.reading import scores, trained_temperature
 from intff_lightning.reproduce.characteristics.report import ALGORITHM_NAMES, PLACE_NAMES
 from intff_lightning.temperature import fit_temperature
 
@@ -50,7 +51,7 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
     found = scores(trained.module, trained.test)
     temperature = fit_temperature(scores(trained.module, trained.validation), trained.validation.target)
     rows: list[dict[str, Any]] = []
-    for what, divisor in ((BEFORE, 1.0), (AFTER, temperature)):
+    for what, divisor in ((BEFORE, trained_temperature(trained.module)), (AFTER, temperature)):
         p = probabilities(found, divisor)
         values = {"ECE": calibration_error(p, trained.test.target), "Brier score": brier_score(p, trained.test.target)}
         rows += [{"what": what, "measure": name, "value": value, "better": "lower"} for name, value in values.items()]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from intff_lightning.errors import ConfigurationError
-from intff_lightning.files import atomic_write
+from intff_lightning.errors import ConfigurationError, IntFFError
 from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reproduce.characteristics.figure import draw_differences
 from intff_lightning.reproduce.characteristics.intervals import BASELINE, compare
+from intff_lightning.reproduce.characteristics.kept import code_of, keep, kept
 from intff_lightning.reproduce.characteristics.networks import DATASETS, NETWORKS, NetworkRun
 from intff_lightning.reproduce.characteristics.registry import CHARACTERISTICS, Characteristic
 from intff_lightning.reproduce.characteristics.report import markdown, overview, sentences
@@ -64,16 +64,20 @@ def characteristics(arguments: argparse.Namespace, line: str) -> None:
         (job, [names[run] for run in job], arguments.data_dir, folder, arguments.again, f"[{n}/{len(jobs)}]")
         for n, job in enumerate(jobs, 1)
     ]
-    run_jobs(train_and_measure, work, arguments.jobs)
+    for dataset in dict.fromkeys(name for each in chosen if plan[each.name] for name in each.reads(arguments.datasets)):
+        DATASETS[dataset](arguments.data_dir).prepare_data()  # not in several processes at once
+    failures = [line for lines in run_jobs(train_and_measure, work, arguments.jobs) for line in lines]
     if arguments.only_seeds is not None:
         print("no table is written; the same command without --only_seeds puts the runs together")
-        return
-    paths = []
-    for each in chosen:
-        if plan[each.name]:
+    else:
+        paths = []
+        for each in chosen:
             rows = compare(_measured(each, plan[each.name], folder))
-            paths += _write(each, _with_earlier(rows, out / f"{each.name}.json"), out, line, arguments.quick)
-    print("written: " + ", ".join(map(str, paths + _write_differences(out, line, arguments.quick))))
+            if rows:
+                paths += _write(each, rows, out, line, arguments.quick)
+        print("written: " + ", ".join(map(str, paths + _write_differences(out, line, arguments.quick))))
+    if failures:
+        raise IntFFError("networks failed, and tables leave out their seeds:\n" + "\n".join(failures))
 
 
 SUBCOMMAND = Subcommand(
@@ -107,7 +111,7 @@ def _jobs(runs: Iterable[NetworkRun]) -> list[list[NetworkRun]]:
 
 def train_and_measure(
     runs: Sequence[NetworkRun], names: Sequence[Sequence[str]], data_dir: str, folder: Path, again: bool, prefix: str
-) -> None:
+) -> list[str]:
     """Train networks that are not trained yet, and measure characteristics that are not measured yet.
 
     Args:
@@ -117,40 +121,58 @@ def train_and_measure(
         folder: Folder of all networks. ``folder / run.name / NAME.json`` gets the rows of a characteristic.
         again: Measure again.
         prefix: Begins each printed line.
+
+    Returns:
+        Which network failed and why, one line, or nothing; the networks after it are left out.
     """
     for run, wanted in zip(runs, names, strict=True):
-
-        def say(text: str, run: NetworkRun = run) -> None:
-            print(f"{prefix} {run.name}: {text}", flush=True)
-
-        run.train(data_dir, folder, say)
-        missing = [name for name in wanted if again or not _place(run, name, folder).is_file()]
-        if not missing:
-            continue
-        trained = run.trained(data_dir, folder)
-        for each in CHARACTERISTICS:
-            if each.name in missing:
-                rows = each.measure(trained, data_dir, run.quick)
-                with atomic_write(_place(run, each.name, folder)) as partial:
-                    partial.write_text(json.dumps(rows, indent=1) + "\n")
-                for line in [] if each.doubts is None else each.doubts(rows):
-                    say(f"{each.name} is in doubt: {line}")
-        say(f"measured {', '.join(missing)}")
+        try:
+            _train_and_measure(run, wanted, data_dir, folder, again, prefix)
+        except IntFFError as error:
+            print(f"{prefix} {run.name} failed: {error}", flush=True)
+            return [f"{run.name}: {error}"]
+    return []
 
 
-def _place(run: NetworkRun, name: str, folder: Path) -> Path:
-    return folder / run.name / "measured" / f"{name}.json"
+def _train_and_measure(
+    run: NetworkRun, wanted: Sequence[str], data_dir: str, folder: Path, again: bool, prefix: str
+) -> None:
+    def say(text: str) -> None:
+        print(f"{prefix} {run.name}: {text}", flush=True)
+
+    run.train(data_dir, folder, say)
+    missing = [each for each in CHARACTERISTICS if each.name in wanted and (again or _rows(run, each, folder) is None)]
+    if not missing:
+        return
+    trained = run.trained(data_dir, folder)
+    for each in missing:
+        rows = each.measure(trained, data_dir, run.quick)
+        keep(_place(run, each, folder), rows, code_of(each.measure))
+    say(f"measured {', '.join(each.name for each in missing)}")
+
+
+def _place(run: NetworkRun, characteristic: Characteristic, folder: Path) -> Path:
+    return folder / run.name / "measured" / f"{characteristic.name}.json"
+
+
+def _rows(run: NetworkRun, characteristic: Characteristic, folder: Path) -> list[dict[str, Any]] | None:
+    return kept(_place(run, characteristic, folder), code_of(characteristic.measure))
 
 
 def _measured(characteristic: Characteristic, runs: Sequence[NetworkRun], folder: Path) -> list[dict[str, Any]]:
-    """Return what was measured of all networks of a characteristic, with its summary, as ``compare`` takes it."""
+    """Return what was measured of all networks of a characteristic, with its summary, as ``compare`` takes it.
+
+    A seed with which a network failed is left out for all algorithms, because they are compared in pairs.
+    """
     found: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
     settings = {}
-    for run in runs:
-        place = run.network, run.dataset, run.algorithm, run.seed
-        rows = json.loads(_place(run, characteristic.name, folder).read_text())
-        found.setdefault(place, []).extend(rows)
-        settings[place] = run.settings
+    every = {run: _rows(run, characteristic, folder) for run in runs}
+    failed = {(run.network, run.dataset, run.seed) for run, rows in every.items() if rows is None}
+    for run, rows in every.items():
+        if (run.network, run.dataset, run.seed) not in failed:
+            place = run.network, run.dataset, run.algorithm, run.seed
+            found.setdefault(place, []).extend(rows or [])
+            settings[place] = run.settings
     if characteristic.summary is not None:
         baselines = {place: found[(*place[:2], BASELINE, place[3])] for place in found}
         summaries = {place: characteristic.summary(rows, baselines[place]) for place, rows in found.items()}
@@ -163,24 +185,33 @@ def _measured(characteristic: Characteristic, runs: Sequence[NetworkRun], folder
     ]
 
 
-def _with_earlier(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return these rows, and those of an earlier call that are of other networks or data sets, in one order."""
-    made = {(row["network"], row["dataset"]) for row in rows}
-    kept = [row for row in _read(path).get("rows", []) if (row["network"], row["dataset"]) not in made]
-    order = [(network, dataset) for dataset in DATASETS for network in NETWORKS]
-    return sorted([*kept, *rows], key=lambda row: order.index((row["network"], row["dataset"])))
-
-
 def _write(characteristic: Characteristic, rows: list[dict[str, Any]], out: Path, line: str, quick: bool) -> list[Path]:
+    """Write a table: these rows, and those of an earlier call that are of other networks or data sets."""
+    doubts = [] if characteristic.withhold is None else characteristic.withhold(rows)
+    commands = {_of(row): line for row in rows}
+    earlier = _read(out / f"{characteristic.name}.json")
+    places = [f"{network} {dataset}" for dataset in DATASETS for network in NETWORKS]
+    both = {
+        "rows": sorted(
+            [row for row in earlier.get("rows", []) if _of(row) not in commands] + rows,
+            key=lambda row: places.index(_of(row)),
+        ),
+        "doubts": [each for each in earlier.get("doubts", []) if each["of"] not in commands] + doubts,
+        "commands": {**earlier.get("commands", {}), **commands},
+    }
     for row in rows:
         row["shown"] = characteristic.shown(row)
-    found = {"characteristic": characteristic.name, "rows": rows, "quick": quick, "command": line, **about()}
+    found = {"characteristic": characteristic.name, **both, "quick": quick, "command": line, **about()}
     paths = write_results(characteristic.name, out, found, markdown(characteristic.title, found))
     if characteristic.draw is None:
         return paths
     png = out / f"{characteristic.name}.png"
-    characteristic.draw(rows, png)
+    characteristic.draw(found["rows"], png)
     return [*paths, png]
+
+
+def _of(row: dict[str, Any]) -> str:
+    return f"{row['network']} {row['dataset']}"
 
 
 def _write_differences(out: Path, line: str, quick: bool) -> list[Path]:
@@ -212,7 +243,10 @@ def differences(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "rows": rows,
         "overview": overview(rows),
-        "sentences": {name: sentences(mine) for name, mine in lines.items()},
+        "sentences": {
+            name: sentences(mine) + [each["line"] for each in tables[name].get("doubts", [])]
+            for name, mine in lines.items()
+        },
     }
 
 

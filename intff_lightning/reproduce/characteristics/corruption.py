@@ -51,7 +51,9 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
     return [{"what": what, "measure": "accuracy", "value": value, "better": "higher"} for what, value in found.items()]
 
 
-@functools.lru_cache(maxsize=len(MNIST_C) * len(SEVERITIES))  # all networks of a data set are tested on these
+@functools.lru_cache(
+    maxsize=2 * len(MNIST_C) * len(SEVERITIES)
+)  # all networks of the two data sets are tested on these
 def corrupted(image: Tensor, count: int, kind: str, severity: int) -> Tensor:
     """Return the first images of a test set under a corruption, uint8."""
     corruption = MNIST_C[kind](severity)

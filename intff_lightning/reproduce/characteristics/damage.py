@@ -12,7 +12,13 @@ from torch import Tensor
 
 from intff_lightning.draws import Draws, derived_seed
 from intff_lightning.reproduce.characteristics.networks import Trained
-from intff_lightning.reproduce.characteristics.reading import UNIT_LAYERS, accuracy, layers, watching
+from intff_lightning.reproduce.characteristics.reading import (
+    UNIT_LAYERS,
+    accuracy,
+    layers,
+    read_layers,
+    watching,
+)
 
 WHOLE = "nothing removed"
 _DRAWS = 3
@@ -22,20 +28,27 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
     """Return the accuracy without a unit, and without half of the neurons of each layer of a unit or of all units.
 
     A unit stands for ``UNIT_LAYERS`` layers whatever the algorithm is. Half of the neurons is the mean of three draws
-    (two in a quick look), which are the same for all algorithms.
+    (two in a quick look), which are the same for all algorithms. Damage to layers that no prediction depends on
+    changes nothing, and is not compared.
     """
-    count = len(layers(trained.module))
+    count, used = len(layers(trained.module)), read_layers(trained.module)
     units = {
         f"unit {1 + first // UNIT_LAYERS} of {count // UNIT_LAYERS}": range(first, first + UNIT_LAYERS)
         for first in range(0, count, UNIT_LAYERS)
     }
     draws = range(2 if quick else _DRAWS)
     values = {WHOLE: without(trained, range(0), 0)}
+    unread = []
     for name, chosen in units.items():
-        values[f"{name} removed"] = without(trained, chosen, None)
-        values[f"half of {name}"] = fmean(without(trained, chosen, draw) for draw in draws)
+        removed, half = f"{name} removed", f"half of {name}"
+        values[removed] = without(trained, chosen, None)
+        values[half] = fmean(without(trained, chosen, draw) for draw in draws)
+        unread += [removed, half] if chosen.start >= used else []
     values["half of all units"] = fmean(without(trained, range(count), draw) for draw in draws)
-    return [{"what": what, "measure": "accuracy", "value": value, "better": "higher"} for what, value in values.items()]
+    return [
+        {"what": what, "measure": "accuracy", "value": value, "better": "" if what in unread else "higher"}
+        for what, value in values.items()
+    ]
 
 
 def without(trained: Trained, chosen: range, draw: int | None) -> float:

@@ -6,7 +6,6 @@ read there, so a logistic regression is fitted to what its layers hand over, as 
 """
 
 import contextlib
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from intff_lightning.backprop import BackpropModule
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.datamodules import InMemoryDataset
 from intff_lightning.heads import LinearHead
-from intff_lightning.reproduce.characteristics.networks import Trained, first_images, load_sets
+from intff_lightning.reproduce.characteristics.networks import Trained, load_sets
 from intff_lightning.reproduce.characteristics.reading import (
     UNIT_LAYERS,
     layers,
@@ -34,8 +33,9 @@ from intff_lightning.reproduce.characteristics.reading import (
 from intff_lightning.reproduce.rounds import batches
 from intff_lightning.reproduce.spaces import candidate_votes
 
-_IMAGES = 10_000  # to fit a logistic regression on
-_STRENGTHS = (0.001, 0.01, 0.1)  # of which validation data choose; larger is less regularized
+_IMAGES = 10_000  # to choose the strength of a regression with
+_STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of which validation data choose; larger is less regularized
+_WHOLE = "whole network"
 _POOLED = 4
 
 
@@ -43,7 +43,7 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
     """Return the test accuracy after each unit's layers, and the multiply-accumulates for one image.
 
     The vote of the first units, and the strength of a regression, are chosen on validation data. Units after the last
-    one that votes are not computed.
+    one that votes are not computed. Exits are units before the last one; the whole network is as it was trained.
     """
     module, count = trained.module, len(layers(trained.module))
     rows = []
@@ -53,7 +53,7 @@ def measure(trained: Trained, data_dir: str, quick: bool = False) -> list[dict[s
         assert isinstance(module, BackpropModule)
         exits = _by_regression(module, trained, load_sets(trained.dataset, data_dir, quick)[0])
     for number, (value, cost) in enumerate(exits, 1):
-        what = f"first {number * UNIT_LAYERS} of {count} layers"
+        what = _WHOLE if number == len(exits) else f"first {number * UNIT_LAYERS} of {count} layers"
         rows.append({"what": what, "measure": "accuracy", "value": value, "better": "higher"})
         rows.append(
             {"what": what, "measure": "multiply-accumulates", "value": cost, "better": "lower", "unit": "count"}
@@ -82,10 +82,8 @@ def _label_goodness(module: LabelClassifier, data: InMemoryDataset) -> Tensor:
 
 def multiply_accumulates(module: LabelClassifier, units: int) -> int:
     """Count the multiply-accumulates of matrix products and convolutions that classify one image by the first units."""
-    first = copy.deepcopy(module)
-    del first.units[units:]
     image = torch.rand(1, *module.hparams["input_shape"], device=module.device)
-    return _counted(lambda: first.label_goodness(image))
+    return _counted(lambda: module.label_goodness(image, units))
 
 
 def _counted(compute: Callable[[], Any]) -> int:
@@ -95,23 +93,26 @@ def _counted(compute: Callable[[], Any]) -> int:
 
 
 def _by_regression(module: BackpropModule, trained: Trained, train: InMemoryDataset) -> list[tuple[float, int]]:
-    fitted, validation, test = (
-        _features(module, data) for data in (first_images(train, _IMAGES), trained.validation, trained.test)
-    )
-    target = train.target[:_IMAGES].numpy()
+    fitted, validation, test = (_features(module, data) for data in (train, trained.validation, trained.test))
+    target = train.target.numpy()
+    validation_target = trained.validation.target.numpy()
     image = torch.rand(1, *module.hparams["input_shape"], device=module.device)
     exits = []
     for number in range(len(fitted) - 1):
         x, held_out, tested = (features[number].numpy() for features in (fitted, validation, test))
-        models = [
-            make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(x, target)
+        right = {
+            strength: _regression(strength, x[:_IMAGES], target[:_IMAGES]).score(held_out, validation_target)
             for strength in _STRENGTHS
-        ]
-        best = max(models, key=lambda model: float(model.score(held_out, trained.validation.target.numpy())))
+        }
+        best = _regression(max(_STRENGTHS, key=right.__getitem__), x, target)
         body = _counted(functools.partial(_run_until, module, image, UNIT_LAYERS * (number + 1) - 1))
         cost = body + x.shape[1] * int(module.hparams["num_classes"])
         exits.append((float(best.score(tested, trained.test.target.numpy())), cost))
     return [*exits, (share_right(scores(module, trained.test), trained.test.target), _counted(lambda: module(image)))]
+
+
+def _regression(strength: float, x: Any, target: Any) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(x, target)
 
 
 class _Reached(Exception):

@@ -18,7 +18,7 @@ def draw_differences(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     Args:
         rows: Rows of :func:`~intff_lightning.reproduce.characteristics.intervals.compare`, each with its
-            ``characteristic``. Counts are not drawn. A marker is filled if the interval does not contain zero.
+            ``characteristic``. Counts are not drawn. A marker is filled if an algorithm is ahead or behind.
         path: The file.
     """
     rows = [row for row in rows if row["verdict"] and row["unit"] == "share"]
@@ -70,6 +70,6 @@ def _draw(axes: Any, row: dict[str, Any], place: int) -> None:
         color=style["color"],
         marker=style["marker"],
         markersize=3.5,
-        markerfacecolor="white" if row["verdict"] == "undecided" else style["color"],
+        markerfacecolor="white" if row["verdict"] in ("undecided", "in doubt") else style["color"],
         linewidth=1,
     )

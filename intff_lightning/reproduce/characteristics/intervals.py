@@ -52,8 +52,8 @@ def compare(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         Rows with ``values`` by seed, ``mean``, ``std`` and, for all but backpropagation, ``difference``, ``low``,
         ``high`` and ``verdict``: ``ahead`` or ``behind`` backpropagation, or ``undecided`` if the interval contains
-        zero or there is none.
-
+        zero or there is none. Shares that differ by the same amount in every seed are undecided, too: all seeds share
+        the test images, and then one image may be the whole difference.
     """
     groups: dict[tuple[Any, ...], dict[str, dict[int, dict[str, Any]]]] = {}
     for row in measured:
@@ -80,4 +80,5 @@ def _compared(own: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]
     found = paired_interval(values, [float(baseline[seed]["value"]) for seed in seeds])
     ahead = (found.difference > 0) == (first["better"] == "higher")
     interval = {"difference": found.difference, "low": found.low, "high": found.high}
-    return {**row, **interval, "verdict": ("ahead" if ahead else "behind") if found.decided else "undecided"}
+    decided = found.decided and (found.low != found.high or row["unit"] == "count")
+    return {**row, **interval, "verdict": ("ahead" if ahead else "behind") if decided else "undecided"}

@@ -126,8 +126,12 @@ class NetworkRun:
 
     @property
     def settings(self) -> str:
-        """Where the settings of the training are from."""
-        return ("" if (self.study, self.algorithm) in WINNERS else "start of ") + f"study {self.study}"
+        """Where the settings of the training are from, and which units vote, if not all do."""
+        won = WINNERS.get((self.study, self.algorithm))
+        if won is None:
+            return f"start of study {self.study}"
+        vote = won["vote"]
+        return f"study {self.study}" + ("" if vote is None else f", vote of unit {', '.join(str(k + 1) for k in vote)}")
 
     def train(self, data_dir: str, folder: Path, say: Callable[[str], None]) -> None:
         """Train the network, unless an earlier call has.

@@ -6,8 +6,10 @@ The networks were trained on their own classes alone. Each score is higher for i
   backpropagation, the largest logit (Hendrycks et al. 2022), its counterpart;
 - *p(positive)*: the network's probability that the image under this label is positive data, by its log-odds. These are
   the goodness minus the thresholds, so it always ranks images as goodness does;
-- *maximum softmax*: the largest softmax probability of the scores (Hendrycks and Gimpel 2017);
-- *energy*: :math:`\log \sum_c e^{s_c}` of the scores, the negative free energy (Liu et al. 2020).
+- *maximum softmax*: the largest softmax probability of the logits (Hendrycks and Gimpel 2017);
+- *energy*: :math:`\log \sum_c e^{s_c}` of the logits, the negative free energy (Liu et al. 2020).
+
+The logits of a network with goodness are its scores over the temperature of its loss, as in training.
 
 p(positive) exists only for networks with goodness, and with a loss that has a threshold.
 """
@@ -26,6 +28,7 @@ from intff_lightning.functional import float_pixels
 from intff_lightning.negatives import Rotated
 from intff_lightning.network import Network
 from intff_lightning.reproduce.characteristics.networks import Trained
+from intff_lightning.reproduce.characteristics.reading import trained_temperature
 
 GOODNESS = "goodness or largest logit"
 _BATCH = 1000
@@ -92,12 +95,13 @@ def scores(module: Network, image: Tensor) -> dict[str, Tensor]:
 
 
 def _scores(module: Network, image: Tensor) -> dict[str, Tensor]:
-    logits: Tensor = module(image).double()  # (B, C)
-    found = {GOODNESS: logits.amax(1)}
+    score: Tensor = module(image).double()  # (B, C)
+    found = {GOODNESS: score.amax(1)}
     if isinstance(module, LabelClassifier):
         thresholds = [unit.loss.threshold for unit in module.units]
         if all(thresholds[k] is not None for k in module.vote):
             found["p(positive)"] = found[GOODNESS] - module.count_votes(
-                logits.new_tensor([t or 0.0 for t in thresholds])
+                score.new_tensor([t or 0.0 for t in thresholds])
             )
+    logits = score / trained_temperature(module)
     return {**found, "maximum softmax": logits.softmax(1).amax(1), "energy": logits.logsumexp(1)}

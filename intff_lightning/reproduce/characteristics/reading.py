@@ -23,6 +23,17 @@ def scores(module: Network, data: InMemoryDataset) -> Tensor:
     return torch.cat([module(image).cpu() for image, _ in batches(data, module.device)])
 
 
+def trained_temperature(module: Network) -> float:
+    """Return by what a loss divides goodness before its softmax; 1 if it does not, or units differ, or there are none.
+
+    Scores divided by it are logits as the network was trained to give them.
+    """
+    if not isinstance(module, LabelClassifier):
+        return 1.0
+    found = {float(getattr(module.units[k].loss, "temperature", 1.0)) for k in module.vote}
+    return found.pop() if len(found) == 1 else 1.0
+
+
 def accuracy(module: Network, data: InMemoryDataset) -> float:
     """Return the share of the images whose class has the highest score."""
     return share_right(scores(module, data), data.target)
@@ -60,15 +71,23 @@ def predicted_activations(module: Network, image: Tensor) -> list[Tensor]:
     A network that reads labels is shown each image under the label that it predicts.
     """
     found: list[Tensor] = []
-    shown = None
+    shown = image
     if isinstance(module, LabelClassifier) and not module.by_class:
         shown = module.encoder(image, module(image).argmax(1))
     with watching(layers(module), lambda k, output: found.append(output)):
-        if shown is None or not isinstance(module, LabelClassifier):
-            module(image)
+        if isinstance(module, LabelClassifier):
+            module.goodness(shown)  # of all units: to predict, those after the last one that votes are not computed
         else:
-            module.goodness(shown)
+            module(image)
     return found
+
+
+def read_layers(module: Network) -> int:
+    """Return the number of layers that a prediction depends on: those up to the last unit that votes."""
+    count = len(layers(module))
+    if not isinstance(module, LabelClassifier):
+        return count
+    return (max(module.vote) + 1) * count // len(module.units)
 
 
 def unit_outputs(module: BackpropModule, image: Tensor) -> list[Tensor]:

@@ -44,7 +44,9 @@ class Characteristic:
         shown: Which rows the figure and the sentences show; all rows are in the table.
         draw: Draws a picture of its own from the rows of its table.
         check: Called before anything is trained; raises a ConfigurationError if a library is missing.
-        doubts: What the rows of a network make doubtful, one line each; the command prints them.
+        withhold: Takes the compared rows, and gives the verdict ``in doubt`` to those that other rows speak against.
+            Returns why: ``{"of": "NETWORK DATASET", "line": sentence}``.
+        others: Its measure reads the other data sets as well.
     """
 
     name: str
@@ -56,12 +58,17 @@ class Characteristic:
     shown: Callable[[dict[str, Any]], bool] = _everything
     draw: Callable[[Sequence[dict[str, Any]], Path], None] | None = None
     check: Callable[[], None] | None = None
-    doubts: Callable[[Measurements], list[str]] | None = None
+    withhold: Callable[[list[dict[str, Any]]], list[dict[str, str]]] | None = None
+    others: bool = False
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """The data sets of its networks."""
         return tuple(DATASETS) if self.fashion else ("mnist",)
+
+    def reads(self, chosen: Sequence[str]) -> tuple[str, ...]:
+        """Return the data sets that it reads if those of the networks are to be among these."""
+        return tuple(DATASETS) if self.others else tuple(name for name in self.datasets if name in chosen)
 
 
 CHARACTERISTICS = [
@@ -79,7 +86,7 @@ CHARACTERISTICS = [
         adversarial.measure,
         shown=adversarial.shown,
         check=adversarial.check_library,
-        doubts=adversarial.masked,
+        withhold=adversarial.withhold,
     ),
     Characteristic(
         "calibration",
@@ -94,6 +101,7 @@ CHARACTERISTICS = [
         "Out-of-distribution detection",
         out_of_distribution.measure,
         shown=lambda row: row["measure"] == "AUROC",
+        others=True,
     ),
     Characteristic("few_labels", "Few labelled images", labels.few_labels, labels.FEW, fashion=True),
     Characteristic(

@@ -13,10 +13,12 @@ PLACE_NAMES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
 }
+VERDICTS = ("ahead", "behind", "undecided", "in doubt")
 _NOTE = (
     "Difference: from backpropagation (BP) of the same network with the same seed, mean over the seeds, with its 95 % "
     "interval (low to high) by Student's t. Shares are in percent, their differences in points. Ahead and behind: the "
-    "interval does not contain zero. Better: whether higher or lower values count as ahead."
+    "interval does not contain zero, and the difference is not the same in every seed, which may be a single image. "
+    "Better: whether higher or lower values count as ahead; without it, nothing is compared."
 )
 
 
@@ -51,7 +53,8 @@ def markdown(title: str, found: dict[str, Any]) -> str:
         ]
         for row in rows
     ]
-    made = f"`{found['command']}`: torch {found['versions']['torch']}, {found['date']}."
+    commands = ", ".join(f"`{line}`" for line in dict.fromkeys(found.get("commands", {0: found["command"]}).values()))
+    made = f"{commands}: torch {found['versions']['torch']}, {found['date']}."
     note = QUICK_NOTE if found["quick"] else _NOTE
     return "\n".join([f"# {title}", "", made, "", note, "", markdown_table(header, lines)])
 
@@ -67,28 +70,27 @@ def sentences(rows: Sequence[dict[str, Any]]) -> list[str]:
     Args:
         rows: Rows of :func:`~intff_lightning.reproduce.characteristics.intervals.compare`.
     """
-    compared = [row for row in rows if row["verdict"]]
-    if any(row["low"] is None for row in compared):
+    compared = [row for row in rows if row["low"] is not None]
+    if not compared:
         return ["One seed gives no interval, so nothing is said about who is ahead."]
     lines = []
     for algorithm, name in ALGORITHM_NAMES.items():
         mine = [row for row in compared if row["algorithm"] == algorithm]
         if not mine:
             continue
-        parts = {verdict: [row for row in mine if row["verdict"] == verdict] for verdict in ("ahead", "behind")}
-        ahead, behind = (len(part) for part in parts.values())
+        count = {verdict: sum(row["verdict"] == verdict for row in mine) for verdict in VERDICTS}
         lines.append(
-            f"- **{name}** is ahead of backpropagation in {ahead} of {len(mine)} comparisons, and behind in {behind}. "
-            + _undecided(len(mine) - ahead - behind)
+            f"- **{name}** is ahead of backpropagation in {count['ahead']} of {len(mine)} comparisons, and behind in "
+            f"{count['behind']}; {count['undecided']} are undecided"
+            + (f", and {count['in doubt']} in doubt." if count["in doubt"] else ".")
         )
-        lines += [f"    - {verdict}: {_claim(row)}" for verdict, part in parts.items() for row in part]
+        lines += [
+            f"    - {verdict}: {_claim(row)}"
+            for verdict in ("ahead", "behind")
+            for row in mine
+            if row["verdict"] == verdict
+        ]
     return lines
-
-
-def _undecided(count: int) -> str:
-    if count == 0:
-        return "No interval contains zero."
-    return f"The {'intervals' if count > 1 else 'interval'} of the other {count} contain{'s' * (count == 1)} zero."
 
 
 def _claim(row: dict[str, Any]) -> str:
@@ -98,14 +100,15 @@ def _claim(row: dict[str, Any]) -> str:
     values = [number(value, row["unit"]) for value in (row["mean"], baseline)]
     ends = " to ".join(("+" if row[end] > 0 else "") + number(row[end], row["unit"]) for end in ("low", "high"))
     kind = " %" if row["unit"] == "share" else ""
-    return f"{place}: {values[0]}{kind} against {values[1]}{kind} (difference {ends})"
+    untuned = ", untuned" if row["settings"].startswith("start") else ""
+    return f"{place}: {values[0]}{kind} against {values[1]}{kind} (difference {ends}{untuned})"
 
 
 def overview(rows: Sequence[dict[str, Any]]) -> str:
     """Say how many differences of shares have an interval without zero, and how many would have one by chance."""
     compared = [row for row in rows if row["verdict"] and row["unit"] == "share"]
-    decided = sum(row["verdict"] != "undecided" for row in compared)
+    decided = sum(row["verdict"] in ("ahead", "behind") for row in compared)
     return (
-        f"Of {len(compared)} differences from backpropagation, {decided} have an interval without zero. About "
-        f"{round(len(compared) / 20)} would have one by chance if there were no difference at all."
+        f"Of {len(compared)} differences from backpropagation, {decided} are decided. About "
+        f"{round(len(compared) / 20)} would be by chance if there were no difference at all."
     )
