@@ -81,7 +81,9 @@ def main(arguments: argparse.Namespace) -> None:
     entries = {each["name"]: each for each in read_manifest(out)} | {name: entry}
     with atomic_write(out / MANIFEST) as partial:
         partial.write_text(json.dumps([entries[key] for key in sorted(entries)], indent=1) + "\n")
-    shutil.rmtree(out / "logs")
+    shutil.rmtree(logs)
+    if not any(logs.parent.iterdir()):  # another network may be in training
+        logs.parent.rmdir()
     print(f"written: {path}, {out / MANIFEST}")
 
 

@@ -8,7 +8,7 @@ import sys
 
 import lightning as L
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 from torch.optim import Adam
 
 from intff_lightning import DenseUnit, IntFFModule, WrongLabels
@@ -45,10 +45,11 @@ def main(max_epochs: int = 20, trials: int = 30) -> float:
         return float(trainer.callback_metrics["val/accuracy"])
 
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("search.journal"))
-    study = optuna.create_study(storage=storage, study_name="digits", direction="maximize", load_if_exists=True)
+    name = f"digits, {max_epochs} epochs"  # trials of another length are another study
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     study.sampler = optuna.samplers.TPESampler(constant_liar=True)  # avoids what other processes are trying
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=max_epochs // 4)
-    while sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.get_trials(deepcopy=False)) < trials:
+    while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < trials:
         study.optimize(train, n_trials=1, catch=DivergenceError)
     print(f"validation accuracy {100 * study.best_value:.1f} % with {study.best_params}")
     return study.best_value

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from intff_lightning import __version__
 from intff_lightning.cli import IntFFCLI, main
 from intff_lightning.cli.messages import shorten
 from intff_lightning.cli.overview import COMMANDS
@@ -140,10 +141,17 @@ def test_help_is_for_people(capsys):
     assert COMMANDS.keys() == {*IntFFCLI.subcommands(), "configs", "report"}
 
 
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"intff_lightning {__version__}\n"
+
+
 LIGHT = """
 import sys
+import intff_lightning
 from intff_lightning.cli import main
-assert main(["--help"]) == 0
+assert main(["--help"]) == main(["--version"]) == 0
+assert "IntFFModule" in dir(intff_lightning)
 assert not {"torch", "lightning", "numpy", "sklearn", "matplotlib", "tensorboard", "torchvision"} & sys.modules.keys()
 """
 

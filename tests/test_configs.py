@@ -50,6 +50,10 @@ def test_the_list_has_every_config_on_one_line(capsys):
         notes = read_notes(CONFIGS / f"{name}.yaml")
         assert notes.description.split()[0] in line
         assert notes.accuracy.partition(" ")[0] in line
+        assert notes.minutes in line  # with the number of cores
+    for option in ("--help", "-h"):
+        assert main(["configs", option]) == 0
+        assert capsys.readouterr().out.startswith("usage: intff configs\n")
     assert main(["configs", "--all"]) == 2
     assert "there is no option --all" in capsys.readouterr().err
 

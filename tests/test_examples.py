@@ -32,7 +32,7 @@ def test_a_search_resumes_prunes_and_is_shared_by_processes(forks, capsys):
 
     path = ROOT / "examples/search.py"
     storage = JournalStorage(JournalFileBackend("search.journal"))
-    study = optuna.create_study(storage=storage, study_name="digits", direction="maximize")
+    study = optuna.create_study(storage=storage, study_name="digits, 2 epochs", direction="maximize")
     good = {"units": 1, "lr": 0.003, "wrong_labels": 3}
     for width in (200, 250, 300):
         study.enqueue_trial({"width": width, **good})

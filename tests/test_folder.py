@@ -10,10 +10,17 @@ from lightning import LightningDataModule
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning import DenseUnit, HybridImages, IntFFModule
 from intff_lightning.augmentations import HorizontalFlip
 from intff_lightning.callbacks import GoodnessAccuracy
-from intff_lightning.datamodules import ImageFolderDataModule, InMemoryDataset, PairedDataModule, image_files
+from intff_lightning.datamodules import (
+    ImageFolderDataModule,
+    InMemoryDataset,
+    OneClassDataModule,
+    PairedDataModule,
+    image_files,
+)
+from intff_lightning.datamodules.pictures import read_pictures
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.local import UnitL2
 
@@ -77,6 +84,15 @@ def test_cached_images_train_as_those_read_from_files(files, trainer, monkeypatc
     assert workers or len(set(reads)) == 480  # training and validation; the test images stay closed
     assert workers or len(reads) < 480 + 40  # each once, but for the first ones, read again to see if they change
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_pictures_from_elsewhere_are_read_as_the_files_are(files):
+    data = ImageFolderDataModule(str(files), [6, 11], grey=True, pixel_range=[0, 510])
+    data = OneClassDataModule(data, HybridImages())
+    pictures = read_pictures(files / "test", (1, 6, 11), data.framing, data.read_picture)
+    expected = torch.stack([image for image, _ in data.data.dataset("test")])
+    assert torch.equal(pictures.image, expected)
+    assert pictures.names[0].startswith("one/")
 
 
 def test_what_cannot_be_cached_is_refused(files, own):

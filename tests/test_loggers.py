@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CometLogger, CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy, GoodnessLogger, TrainingFigures
+from intff_lightning.cli import main
 from intff_lightning.datamodules import DigitsDataModule
 from intff_lightning.reporting.loggers import boards
 from intff_lightning.reporting.tables import result_rows, unit_rows
@@ -166,3 +168,22 @@ def test_comet():
 
 def test_other_loggers_are_left_alone():
     assert boards([CSVLogger(".")]) == []
+
+
+class Elsewhere(DummyLogger):
+    """A logger whose folder is that of all runs."""
+
+    name, version, save_dir, root_dir = "elsewhere", 0, ".", "."
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_runs_of_other_loggers_have_a_folder_each():
+    Path("config.yaml").write_text(f"trainer: {{max_epochs: 1, logger: {{class_path: {__name__}.Elsewhere}}}}\n# mine")
+    mine = Path("config.yaml").read_text()
+    for _ in range(2):
+        assert main(["fit", "--config", "digits", "--config", "config.yaml", "--trainer.limit_train_batches", "3"]) == 0
+    assert Path("config.yaml").read_text() == mine
+    assert not Path("figures").exists()
+    for version in ("version_0", "version_1"):
+        folder = Path("lightning_logs") / version
+        assert {"config.yaml", "metrics.csv", "figures", "checkpoints"} <= {path.name for path in folder.iterdir()}

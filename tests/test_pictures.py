@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from intff_lightning.callbacks import PictureWriter, predictions
-from intff_lightning.cli import main
+from intff_lightning.cli import IntFFCLI, main
 from intff_lightning.datamodules import FashionMNISTDataModule, MNISTDataModule
 from intff_lightning.datamodules.pictures import read_pictures
 from intff_lightning.errors import ConfigurationError, DataError
@@ -248,6 +248,21 @@ def test_mistakes(arguments, code, expected, capsys):
     message = capsys.readouterr().err
     assert expected in message
     assert len(message.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(("options", "devices"), [([], 1), (["--trainer.devices", "3"], "3")])
+def test_pictures_are_not_dealt_out_to_all_devices(options, devices, tmp_path, monkeypatch):
+    """There may be fewer pictures than devices."""
+    pen(1).save(tmp_path / "one.png")
+    made = []
+
+    def make(self, given):
+        made.append(given["devices"])
+        raise DataError("enough")
+
+    monkeypatch.setattr(IntFFCLI, "make_trainer", make)
+    assert predict(tmp_path, *options) == 1
+    assert made == [devices]
 
 
 def test_files_that_are_skipped_are_named(tmp_path, capsys):

@@ -52,6 +52,13 @@ def test_loss_accuracy_time_left_and_the_units(width, digits, trainer):
     assert shown == pytest.approx(100 * float(run.callback_metrics["val/accuracy"]), abs=0.006)
 
 
+def test_the_last_line_is_of_the_last_epoch_alone(digits, trainer, monkeypatch):
+    monkeypatch.setattr(pace.Pace, "seconds", 2.5)
+    run, screen = _run(trainer, max_epochs=3, check_val_every_n_epoch=2)  # the last epoch has no validation
+    run.fit(IntFFModule([DenseUnit([9])]), digits())
+    assert re.search(r"epoch 3/3  loss \d\.\d{4}  2\.5 s\s*$", screen.getvalue())
+
+
 def test_without_a_terminal_a_long_epoch_has_a_line_per_minute(digits, trainer, monkeypatch, capsys):
     class Clock(L.Callback):
         seconds = 0.0
@@ -116,9 +123,9 @@ def test_from_the_command_line_a_bar_of_the_users_own_takes_its_place(capsys):
     assert main([*command, "--trainer.enable_progress_bar", "false", "--test_after_fit", "false"]) == 0
     assert capsys.readouterr().out.count("epoch 1/1") == 1
     own = f"{RichProgressBar.__module__}.{RichProgressBar.__name__}"
-    options = ["--trainer.enable_progress_bar", "true", "--trainer.callbacks", own]
-    assert main([*command, *options, "--test_after_fit", "false"]) == 0
-    assert "epoch 1/1" not in capsys.readouterr().out
+    for options in (["--trainer.enable_progress_bar", "true"], []):  # a bar that is given is wanted, terminal or not
+        assert main([*command, *options, "--trainer.callbacks", own, "--test_after_fit", "false"]) == 0
+        assert "epoch 1/1" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("blank_figures")

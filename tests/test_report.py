@@ -105,6 +105,9 @@ def test_the_newest_run_of_a_folder_is_taken_and_pictures_may_be_vectors(run_fol
     older.mkdir()
     (older / "metrics.csv").write_text("epoch,step,train/loss\n0,1,0.5\n")
     os.utime(older / "metrics.csv", (1, 1))  # its folder is the newer one, as after a report on it
+    tested = run_folder.with_name("version_8")  # by `test`, after the training
+    tested.mkdir()
+    (tested / "metrics.csv").write_text("epoch,step,test/accuracy\n0,1,0.5\n")
     assert main([str(run_folder.parent.parent), "--format", "svg"]) == 0
     assert "version_0/report.html" in capsys.readouterr().out
     _, pictures = _page(run_folder)

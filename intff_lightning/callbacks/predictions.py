@@ -150,5 +150,5 @@ class PictureWriter(PredictionWriter):
 
 def write_table(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     """Write lines of cells as a CSV file."""
-    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(lines)

@@ -31,6 +31,7 @@ class UnitProgress(ProgressBar):
         self._live: Live | None = None
         self._pace: Pace | None = None
         self._pace_text = Text()
+        self._validated = False
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all processes but the first."""
@@ -49,6 +50,7 @@ class UnitProgress(ProgressBar):
         if self._live is None or self._pace is None:
             return
         self._pace.begin_epoch()
+        self._validated = False
         self._bar.reset(self._task, total=_finite(self.total_train_batches))
         self._bar.update(self._task, description=epoch_name(trainer), facts="  ".join(metric_texts(trainer)))
 
@@ -64,7 +66,7 @@ class UnitProgress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._live is not None and self._pace is not None:
             self._stop()
-            text = epoch_text(trainer, self._pace.whole, last=True)
+            text = epoch_text(trainer, self._pace.seconds, self._validated, last=True)
             (self.console or Console()).print(text, highlight=False)
 
     # ---------------------------------------------------------------- evaluation and prediction
@@ -82,6 +84,7 @@ class UnitProgress(ProgressBar):
         if trainer.state.fn == "validate":
             self._stop()
         elif self._live is not None and not trainer.sanity_checking:
+            self._validated = True
             self._live.update(Group(self._bar, self._pace_text, result_table(trainer, "val")))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

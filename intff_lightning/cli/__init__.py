@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from intff_lightning._version import __version__
+
 if TYPE_CHECKING:
     from intff_lightning.cli.command import IntFFCLI
 
@@ -21,6 +23,9 @@ def main(args: Sequence[str] | None = None) -> int:
         from intff_lightning.cli.overview import overview
 
         print(overview().format_help(), end="")
+        return 0
+    if argv == ["--version"]:
+        print(f"intff_lightning {__version__}")
         return 0
     if argv[:1] == ["configs"]:
         from intff_lightning.cli.configs import list_configs

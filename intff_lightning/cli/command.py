@@ -97,8 +97,10 @@ class IntFFCLI(CompatCLI):
         if options.get("barebones"):  # nothing but the loop
             return self.make_trainer(options)
         progress = options.get("enable_progress_bar")
-        progress = sys.stdout.isatty() if progress is None else bool(progress)
         given = _as_list(options.get("callbacks"))
+        if progress is None:
+            progress = sys.stdout.isatty() or any(isinstance(callback, ProgressBar) for callback in given)
+        progress = bool(progress)
         kinds = {type(callback) for callback in given}
         defaults = self._default_callbacks(options, given, progress)
         plugins = _as_list(options.get("plugins"))
@@ -107,9 +109,16 @@ class IntFFCLI(CompatCLI):
         if not options.get("fast_dev_run"):
             if options.get("logger") in (None, True):
                 options["logger"] = self._default_loggers(Path(options.get("default_root_dir") or "."))
+            options["logger"] = self._with_folder(_as_list(options["logger"]), options)
             for logger in _as_list(options["logger"]):
                 if isinstance(logger, CSVLogger | TensorBoardLogger):
                     take_version(logger, self.value("ckpt_path"))
+        if (
+            self.subcommand == "predict"
+            and self.value("images") is not None
+            and options.get("devices") in (None, "auto")
+        ):
+            options["devices"] = 1  # there may be fewer pictures than devices
         if options.get("enable_model_summary") is None:  # TerminalReport says more about the units
             options["enable_model_summary"] = False
         options |= {
@@ -155,7 +164,7 @@ class IntFFCLI(CompatCLI):
             raise ConfigurationError("--images is for networks with classes, and this one predicts a number.")
         if shape is None:
             raise ConfigurationError("--images needs a trained network: give --ckpt_path FILE, or pretrained:NAME.")
-        pictures = read_pictures(path, shape, self.datamodule.framing)
+        pictures = read_pictures(path, shape, self.datamodule.framing, self.datamodule.read_picture)
         for reason in pictures.skipped:
             rank_zero_warn(f"skipped: {reason}")
         corruption = self.datamodule.test_corruption
@@ -184,6 +193,14 @@ class IntFFCLI(CompatCLI):
             why = "its training data has one class" if self._one_class() else "it gives the predictions itself"
             raise ConfigurationError(f"this network needs no linear probe ({why}):\nleave the options --probe.* out.")
         return None
+
+    def _with_folder(self, loggers: list[Any], options: dict[str, Any]) -> list[Any]:
+        """Put a logger with a folder for each run in front: by others, all runs would write to one folder."""
+        own: list[Logger] = [logger for logger in loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
+        others = [logger for logger in loggers if logger not in own]
+        if not own and any(isinstance(logger, Logger) for logger in others):
+            own = self._default_loggers(Path(options.get("default_root_dir") or "."))[:1]
+        return own + others
 
     def _default_loggers(self, root: Path) -> list[Logger]:
         _check_writable(root)
@@ -218,8 +235,9 @@ class IntFFCLI(CompatCLI):
         """Keep the configuration; let the user's pictures take the place of the data."""
         self._keep_config()
         if self.pictures is not None:
-            classes = self.model.hparams["num_classes"]
-            self.datamodule = PairedDataModule(predict=TensorDataset(self.pictures.image), num_classes=classes)
+            classes, size = self.model.hparams["num_classes"], self.datamodule.batch_size
+            data = TensorDataset(self.pictures.image)
+            self.datamodule = PairedDataModule(predict=data, num_classes=classes, batch_size=size)
 
     def before_validate(self) -> None:
         """Keep the configuration; Lightning's table of results would repeat ours."""
@@ -240,7 +258,7 @@ class IntFFCLI(CompatCLI):
         if tests and not trainer.fast_dev_run and not trainer.barebones:
             if best and not Path(best).is_file():
                 raise CheckpointError(f"{os.path.relpath(best)} is gone, so the best weights cannot be tested.")
-            if not best:
+            if not best and trainer.is_global_zero:
                 print("no best checkpoint was kept (there is no validation data): the last weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
         log_dir = trainer.log_dir  # on every process: it asks the first one

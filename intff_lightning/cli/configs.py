@@ -77,7 +77,10 @@ def find_config(name: str) -> Path:
 
 
 def list_configs(arguments: Sequence[str] = ()) -> int:
-    """Print the packaged configs with their notes, and return an exit code; there are no ``arguments``."""
+    """Print the packaged configs with their notes, and return an exit code; ``--help`` is the only argument."""
+    if arguments in (["--help"], ["-h"]):
+        print("usage: intff configs\n\nList the packaged configs with their notes. Train one: intff fit --config NAME")
+        return 0
     if arguments:
         sys.stderr.write(f"error: there is no option {arguments[0]}: `intff configs` lists the packaged configs.\n")
         return 2
@@ -87,13 +90,12 @@ def list_configs(arguments: Sequence[str] = ()) -> int:
         groups["Rows of the paper's tables" if "/" in name else "Configs"].append(name)
     for title, names in groups.items():
         table = Table("name", "description", title=title, box=None, title_justify="left", padding=(0, 2, 0, 0))
-        for heading in ("accuracy %", "minutes"):
-            table.add_column(heading, justify="right")
+        for heading in ("accuracy", "minutes"):
+            table.add_column(heading, no_wrap=True)
         table.columns[0].no_wrap = True
         for name in names:
             notes = read_notes(CONFIGS / f"{name}.yaml")
-            figures = [text.partition(" ")[0] for text in (notes.accuracy, notes.minutes)]
-            table.add_row(name, notes.description, *figures)
+            table.add_row(name, notes.description, notes.accuracy, notes.minutes)
         console.print(table, "")
     console.print("Train one: intff fit --config NAME. The accuracy is that on the test data.")
     return 0

@@ -14,7 +14,8 @@ DESCRIPTION = """Train networks with the Integrated Forward-Forward algorithm: l
 
 `intff` and `python -m intff_lightning` are the same. --config takes a file, or the name of a packaged config. Every
 argument of a config file is also an option, and `COMMAND --config FILE --print_config` shows them all. `intff configs`
-lists the packaged configs, and --ckpt_path pretrained:NAME takes a trained network that comes with the package."""
+lists the packaged configs, and --ckpt_path pretrained:NAME takes a trained network that comes with the package.
+`intff --version` prints the version."""
 
 COMMANDS = {
     "fit": "Train a network, and test its best weights.",

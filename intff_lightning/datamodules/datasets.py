@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -57,6 +58,11 @@ class PartDataModule(L.LightningDataModule):
 
     framing: Framing | None = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
+
+    def read_picture(self, file: Path) -> Tensor | None:
+        """Return a picture as the files of the data set are read, ``(C, H, W)`` uint8; ``None`` if it has no files."""
+        return None
+
     reads_training_data = False
     """Whether batches are training data although a test runs."""
 

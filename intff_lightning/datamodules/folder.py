@@ -1,9 +1,11 @@
 """Image files in one folder per class, read when they are needed."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from intff_lightning.datamodules.datasets import Part
@@ -55,6 +57,16 @@ class ImageFolderDataModule(PairedDataModule):
         self.data_dir, self.image_size, self.grey = Path(data_dir), (size[0], size[1]), grey
         self.new_classes = new_classes
 
+    def read_picture(self, file: Path) -> Tensor:
+        return self._read_file(str(file))
+
+    @property
+    def _read_file(self) -> Callable[[str], Tensor]:
+        from intff_lightning.datamodules import image_files  # torchvision, which other data do not need
+
+        size, grey, pixel_range, background = self.image_size, self.grey, self.pixel_range, self.background
+        return functools.partial(image_files.read, size=size, grey=grey, pixel_range=pixel_range, background=background)
+
     def load(self, part: Part) -> Dataset[Any] | None:
         """Return the images ``(C, H, W)`` uint8 in the folder of a part, or ``None`` if there is no such folder.
 
@@ -70,11 +82,9 @@ class ImageFolderDataModule(PairedDataModule):
             self.refuse(("val_size", "val_seed"), f"the validation images are those in {folder}")
         try:
             known = image_files.class_names(train)
-            size, grey, pixel_range, background = self.image_size, self.grey, self.pixel_range, self.background
-            read = functools.partial(
-                image_files.read, size=size, grey=grey, pixel_range=pixel_range, background=background
+            images = image_files.ImagesByClass(
+                str(folder), known, loader=self._read_file, is_valid_file=image_files.is_image
             )
-            images = image_files.ImagesByClass(str(folder), known, loader=read, is_valid_file=image_files.is_image)
         except OSError as error:
             raise DataError(
                 f"{folder.absolute()}: images in train/CLASS/ are needed, one folder for each class. ({error})"

@@ -1,6 +1,7 @@
 """Data for anomaly detection: a network sees one kind of data, and is tested on all kinds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,9 @@ class OneClassDataModule(PairedDataModule):
         self.normal = sorted(map(int, [normal] if isinstance(normal, int | np.integer) else {*normal}))
         if not self.normal or self.normal[0] < 0:
             raise ConfigurationError(f"normal={normal}: give the number of a class, or of several.")
+
+    def read_picture(self, file: Path) -> Tensor | None:
+        return self.data.read_picture(file)
 
     def prepare_data(self) -> None:
         self.data.prepare_data()

@@ -1,10 +1,9 @@
 """A person's own pictures, read from files for a network that is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import ImageOps
 from torch import Tensor
@@ -24,7 +23,12 @@ class Pictures(NamedTuple):
     """Why other files were left out, one line for each."""
 
 
-def read_pictures(path: str | Path, input_shape: Sequence[int], framing: Framing | None) -> Pictures:
+def read_pictures(
+    path: str | Path,
+    input_shape: Sequence[int],
+    framing: Framing | None,
+    read: Callable[[Path], Tensor | None] = lambda file: None,
+) -> Pictures:
     """Read a picture, or all pictures in a folder and the folders in it, as inputs of a network.
 
     Pictures may have any size, be grey or in colour, transparent, and turned by their EXIF orientation. Files in a
@@ -34,6 +38,8 @@ def read_pictures(path: str | Path, input_shape: Sequence[int], framing: Framing
         path: A file or a folder.
         input_shape: Shape of the network's images, see :func:`~intff_lightning.framing.to_shape`.
         framing: That of the network's data set, if it has one.
+        read: Reads a file as the network's data set reads its own, ``(C, H, W)`` uint8; ``None`` if it has
+            no files.
 
     Raises:
         DataError: There is no such file, or no picture.
@@ -54,8 +60,10 @@ def read_pictures(path: str | Path, input_shape: Sequence[int], framing: Framing
         if any(part.startswith(".") for part in name.parts) and path.is_dir():
             continue
         try:
-            picture = ImageOps.exif_transpose(open_image(file))
-            images.append(to_shape(picture, input_shape, framing))
+            image = read(file)
+            if image is None:
+                image = torch.from_numpy(to_shape(ImageOps.exif_transpose(open_image(file)), input_shape, framing))
+            images.append(image)
         except DataError as error:
             skipped.append(str(error) if str(file) in str(error) else f"{file}: {error}.")
         else:
@@ -63,4 +71,4 @@ def read_pictures(path: str | Path, input_shape: Sequence[int], framing: Framing
     if not images:
         reason = skipped[0] if skipped else f"{path} holds no files."
         raise DataError(f"{reason}\nGive a picture, or a folder of pictures.")
-    return Pictures(names, torch.from_numpy(np.stack(images)), skipped)
+    return Pictures(names, torch.stack(images), skipped)

@@ -29,7 +29,7 @@ def read_metrics(path: Path) -> History:
 
 
 def run_folder(folder: Path) -> Path:
-    """Return the folder itself, or the newest run in it.
+    """Return the folder itself, or the newest run in it: of trainings, if there are any, before tests.
 
     Raises:
         ConfigurationError: There is no such folder, or no run in it.
@@ -44,7 +44,8 @@ def run_folder(folder: Path) -> Path:
 
     if written(folder):
         return folder
-    newest = max([*folder.glob("version_*"), *folder.glob("*/version_*")], key=written, default=folder)
+    runs = [*folder.glob("version_*"), *folder.glob("*/version_*")]
+    newest = max(runs, key=lambda run: (any((run / "checkpoints").glob("*.ckpt")), written(run)), default=folder)
     if not written(newest):
         raise ConfigurationError(
             f"{folder} is no log folder of a run: there is neither metrics.csv nor checkpoints in it.\n"
