@@ -140,7 +140,11 @@ def _evaluate(run: _Run, checkpoint: Path, data_dir: str | None) -> None:
         warnings.simplefilter("ignore")  # about workers, and callbacks of the training
         evaluate = trainer.test if run.stage == "test" else trainer.validate
         evaluate(module, data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
-    run.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if run.stage == "test":
+        run.metrics = {**found, **run.metrics}  # what the run has measured itself, in its own precision
+    else:  # it has measured the last epoch
+        run.metrics = {name: value for name, value in run.metrics.items() if not name.startswith("val/")} | found
     run.vote, run.units = module.vote if isinstance(module, LabelClassifier) else [], unit_rows(module)
 
 

@@ -131,6 +131,27 @@ def test_a_run_that_goes_on_is_shown_by_its_last_weights_on_validation_data(run_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", ["test", "val"])
+def test_metrics_of_other_weights_are_not_mixed(stage, run_folder, blank_figures):
+    table = run_folder / "metrics.csv"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["val/probe_accuracy"] = "0.1234"  # of the last epoch, which is not the checkpoint's
+        row["test/accuracy"] = row["test/accuracy"] and "0.4321"  # as another precision may give
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main([str(run_folder), "--stage", stage]) == 0
+    page, _ = _page(run_folder)
+    validation = page.partition("<h2>Validation")[2].partition("<h2>")[0]
+    assert ("12.34 %" in validation) is (stage == "test")  # there it is that of the last epoch, and says so
+    assert ("Validation of the last epoch" in page) is (stage == "test")
+    assert "43.21 %" in page.partition("<h2>Test</h2>")[2].partition("<h2>")[0]
+
+
+@pytest.mark.slow
 def test_without_a_checkpoint_the_curves_are_drawn(run_folder, blank_figures, capsys):
     shutil.rmtree(run_folder / "checkpoints")
     assert main([str(run_folder)]) == 0
