@@ -166,18 +166,19 @@ def test_what_is_no_picture_is_named(tmp_path):
 # -------------------------------------------------------------------- the command
 
 
-def predict(folder, *options):
+def predict(folder, *options, name="mnist"):
     pictures = ["--images", str(folder)] if folder else []
-    return main(["predict", "--ckpt_path", "pretrained:mnist", *options, *pictures])
+    return main(["predict", "--ckpt_path", f"pretrained:{name}", *options, *pictures])
 
 
 @pytest.mark.usefixtures("blank_figures")
-def test_digits_from_a_pen_and_a_font_are_read(tmp_path, capsys):
+@pytest.mark.parametrize("network", ["mnist", "mnist_by_class", "mnist_conv"])
+def test_digits_from_a_pen_and_a_font_are_read(network, tmp_path, capsys):
     for name, draw, colours in (("pen", pen, ("white", "black")), ("font", printed, ("black", "white"))):
         (tmp_path / name).mkdir()
         for digit in range(10):
             draw(digit, *colours).save(tmp_path / name / f"{digit}.png")
-    assert predict(tmp_path) == 0
+    assert predict(tmp_path, name=network) == 0
     printed_lines = capsys.readouterr()
     assert "contact_sheet.png" in printed_lines.out
     assert Path("lightning_logs/version_0/contact_sheet.png").is_file()
