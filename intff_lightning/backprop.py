@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
+from intff_lightning.detection import check_shift, mean_over_shifts
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization
 from intff_lightning.modes import Freezable
@@ -38,6 +39,7 @@ class BackpropModule(Freezable, Network):
         no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         label_smoothing: Label smoothing of the cross-entropy, from 0 to 1.
         negatives: Learn to tell images from their negative images, instead of classes.
+        anomaly_shift: ``anomaly_score`` averages over the image and its shifts by up to so many pixels.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -53,6 +55,7 @@ class BackpropModule(Freezable, Network):
         no_decay: list[str] | None = None,
         label_smoothing: float = 0.0,
         negatives: bool = False,
+        anomaly_shift: int = 0,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -66,7 +69,8 @@ class BackpropModule(Freezable, Network):
             raise ConfigurationError(f"body is {body!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
         self.body = body if isinstance(body, HiddenUnit) else HiddenUnit(body, normalization=NoNormalization())
         self.has_head, self.head = head, cast(nn.Module, nn.Identity())
-        self.label_smoothing, self.negatives = label_smoothing, negatives
+        check_shift(anomaly_shift)
+        self.label_smoothing, self.negatives, self.anomaly_shift = label_smoothing, negatives, anomaly_shift
         self.configure_model()
 
     @property
@@ -80,6 +84,7 @@ class BackpropModule(Freezable, Network):
                 f"negatives=true tells two classes, images and their negatives, and there are {num_classes}: use the "
                 "data of OneClassDataModule, or leave negatives out."
             )
+        check_shift(self.anomaly_shift, input_shape)
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
@@ -110,9 +115,9 @@ class BackpropModule(Freezable, Network):
         """Return how anomalous images ``(B, *)`` are, ``(B,)``.
 
         With ``negatives`` it is the log-odds that they are negatives, else minus the largest softmax probability
-        (Hendrycks and Gimpel 2017).
+        (Hendrycks and Gimpel 2017). The scores are averaged over shifts of the image, see ``anomaly_shift``.
         """
-        scores: Tensor = self(image)
+        scores = mean_over_shifts(self, image, self.anomaly_shift)
         return scores[:, 1] - scores[:, 0] if self.negatives else -scores.softmax(1).amax(1)
 
     def predictions(self, image: Tensor) -> Tensor:

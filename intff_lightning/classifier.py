@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from intff_lightning.detection import check_shift, mean_over_shifts
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.functional import at_least_float32, rms_normalize
 from intff_lightning.label_tokens import default_encoder
@@ -46,6 +47,7 @@ class LabelClassifier(Freezable, Network):
         vote: list[int] | None,
         vote_weights: VoteWeights | None,
         sweep_size: int | None,
+        anomaly_shift: int,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -77,7 +79,8 @@ class LabelClassifier(Freezable, Network):
                 f"vote_weights={vote_weights}: validation, or numbers of 0 or more and not all 0, are needed."
             )
         self.vote_weights()  # refuses a wrong number of them
-        self.sweep_size = sweep_size
+        check_shift(anomaly_shift)
+        self.sweep_size, self.anomaly_shift = sweep_size, anomaly_shift
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
 
@@ -137,6 +140,7 @@ class LabelClassifier(Freezable, Network):
             raise ConfigurationError(
                 f"{type(self.encoder).__name__} cannot take token sequences: use LabelPrefix, or goodness by class."
             )
+        check_shift(self.anomaly_shift, input_shape)
         self.encoder.setup(input_shape, num_classes)
         self.units.setup(self.encoder.output_shape, num_classes)
 
@@ -213,12 +217,13 @@ class LabelClassifier(Freezable, Network):
         .. math:: s = \sum_\text{voting units} w_k (\theta_k - g_k)
 
         With thresholds and a plain vote, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a threshold
-        counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them.
+        counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them. The goodness is
+        averaged over shifts of the image, see ``anomaly_shift``.
         """
         self._check_image(image)
         if self.unsupervised:
-            return self._below_thresholds(self.goodness(image))
-        return self._below_thresholds(self.label_goodness(image)).amin(1)
+            return self._below_thresholds(mean_over_shifts(self.goodness, image, self.anomaly_shift))
+        return self._below_thresholds(mean_over_shifts(self.label_goodness, image, self.anomaly_shift)).amin(1)
 
     def _below_thresholds(self, goodness: Tensor) -> Tensor:
         """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""
@@ -230,7 +235,7 @@ class LabelClassifier(Freezable, Network):
         if not self.unsupervised:
             return super().predictions(image)
         self._check_image(image)
-        goodness = self.goodness(image)
+        goodness = mean_over_shifts(self.goodness, image, self.anomaly_shift)
         return torch.cat([self._below_thresholds(goodness).unsqueeze(0), goodness]).T
 
     def label_goodness(self, image: Tensor, first: int | None = None) -> Tensor:

@@ -122,6 +122,7 @@ class IntFFModule(UnitTrainer):
             checkpoints. The accuracy that this validation logs is still by the weights of the one before.
         sweep_size: Network inputs (images times labels) per pass while every label is tried. It bounds memory for any
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
+        anomaly_shift: ``anomaly_score`` averages over the image and its shifts by up to so many pixels.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -151,6 +152,7 @@ class IntFFModule(UnitTrainer):
         vote: list[int] | None = None,
         vote_weights: VoteWeights | None = None,
         sweep_size: int | None = None,
+        anomaly_shift: int = 0,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -171,6 +173,7 @@ class IntFFModule(UnitTrainer):
             vote=vote,
             vote_weights=vote_weights,
             sweep_size=sweep_size,
+            anomaly_shift=anomaly_shift,
             inner_steps=inner_steps,
             handover=handover,
             gradient_clip=(gradient_clip_val, gradient_clip_algorithm),

@@ -209,6 +209,48 @@ def test_other_losses_votes_and_networks_with_labels_have_anomaly_scores_too():
         torch.testing.assert_close(classes.anomaly_score(image), -classes(image).softmax(1).amax(1))
 
 
+def _shifted(image, down, right):
+    """Shift images pixel by pixel; zeros enter."""
+    moved = torch.zeros_like(image)
+    for row in range(10):
+        for column in range(10):
+            if 0 <= row - down < 10 and 0 <= column - right < 10:
+                moved[:, :, row, column] = image[:, :, row - down, column - right]
+    return moved
+
+
+@pytest.mark.parametrize("kind", ["no labels", "labels", "backpropagation"])
+def test_anomaly_scores_are_averaged_over_shifts(kind):
+    options = {"input_shape": SHAPE, "num_classes": 2}
+    image = torch.rand(6, *SHAPE)
+
+    def made(shift):
+        torch.manual_seed(0)
+        if kind == "backpropagation":
+            return BackpropModule(torch.nn.Flatten(), negatives=True, anomaly_shift=shift, **options)
+        return IntFFModule([DenseUnit([9])], NoLabel() if kind == "no labels" else None, anomaly_shift=shift, **options)
+
+    plain, moves = made(0).eval(), made(1).eval()
+    views = [_shifted(image, down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    with torch.no_grad():
+        read = plain.label_goodness if kind == "labels" else plain.anomaly_score
+        mean = torch.stack([read(view) for view in views]).mean(0)
+        expected = 1.5 - mean.sum(0).amax(1) if kind == "labels" else mean
+        torch.testing.assert_close(moves.anomaly_score(image), expected)
+        assert not torch.allclose(plain.anomaly_score(image), expected, atol=1e-4)
+        if kind != "labels":
+            torch.testing.assert_close(moves.predictions(image)[:, 0], expected)
+
+
+def test_shifts_that_cannot_be_made_are_refused():
+    with pytest.raises(ConfigurationError, match="anomaly_shift=-1 must be 0 or more"):
+        _network(anomaly_shift=-1)
+    with pytest.raises(ConfigurationError, match="anomaly_shift=1 moves images"):
+        IntFFModule([DenseUnit([4])], input_shape=[12], num_classes=2, anomaly_shift=1)
+    with pytest.raises(ConfigurationError, match="anomaly_shift=1 moves images"):
+        BackpropModule(torch.nn.Identity(), input_shape=[12], num_classes=2, anomaly_shift=1)
+
+
 def test_backpropagation_of_negatives_weighs_positives_and_negatives_equally():
     chain = UnitChain([DenseUnit([12]), DenseUnit([12])])
     module = BackpropModule(chain, negatives=True, input_shape=SHAPE, num_classes=2)
