@@ -1,12 +1,14 @@
 """Anomaly detection: measures, one-class data, the callback, predictions and the command line."""
 
 import csv
+import json
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch.utils.data import TensorDataset
@@ -402,10 +404,21 @@ def test_the_configs_are_the_networks_of_the_table(name, capsys):
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["trainer"]["max_epochs"] == anomaly.EPOCHS
     for mine, theirs in (
-        (shown["model"], anomaly.make_network("intff")),
+        (shown["model"], anomaly.make_network("intff", _chosen(name))),
         (shown["data"]["init_args"]["negatives"], anomaly.negatives()),
     ):
         assert _contains(mine, to_recipe(theirs))
+
+
+def _chosen(name):
+    """The settings that were chosen for the data of a config when the table was made."""
+    dataset = "MNIST" if name == "mnist_anomaly" else "Fashion-MNIST"
+    table = json.loads((ROOT / "results/tasks/anomaly.json").read_text())
+    return {
+        row["measure"]: row["mean"]
+        for row in table
+        if (row["what"], row["algorithm"]) == (dataset, "intff") and row["measure"] in anomaly.TRIED[0]
+    }
 
 
 def _contains(whole, part):
@@ -434,6 +447,22 @@ def test_a_case_measures_every_method(tiny_mnist, monkeypatch):
     assert all(0 <= row["value"] <= 1 for row in rows)
     assert [row["value"] for row in rows[::2]] == [row["value"] for row in rows[1::2]]
     assert len(anomaly.TASK.cases["mnist_class8"](0, str(tiny_mnist), True)) == 9  # the settings were chosen on it
+    chosen = anomaly.TASK.cases["mnist_class0"](0, str(tiny_mnist), True)[: 2 * len(anomaly.TRIED[0])]
+    for algorithm in ("intff", "bp"):
+        setting = {row["measure"]: row["value"] for row in chosen if row["algorithm"] == algorithm}
+        assert setting == anomaly.best_setting(algorithm, "MNIST", str(tiny_mnist), True)
+
+
+def test_each_algorithm_takes_its_best_setting(tiny_mnist, monkeypatch):
+    """A plain loop over the same trials; the scores of a setting are told apart by its learning rate."""
+    monkeypatch.setattr(anomaly.MNISTDataModule, "held_out", lambda self, size: 60)
+    quality = {5e-4: 0.2, 1e-3: 0.9, 2e-3: 0.1}
+    monkeypatch.setattr(anomaly, "trained", lambda algorithm, setting, *rest: setting)
+    monkeypatch.setattr(anomaly, "network_scores", lambda setting, image: quality[setting["learning rate"]])
+    monkeypatch.setattr(anomaly, "detection_metrics", lambda score, anomalous: {"auroc": score})
+    anomaly.best_setting.cache_clear()
+    assert anomaly.best_setting("bp", "MNIST", str(tiny_mnist), False) == {"learning rate": 1e-3, "weight decay": 0.01}
+    anomaly.best_setting.cache_clear()
 
 
 def test_neighbours_are_those_of_a_plain_loop():

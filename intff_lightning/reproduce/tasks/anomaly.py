@@ -159,14 +159,13 @@ TASK = Task(
     note="One class is normal, and all test images are scored. IntFF (no labels; the goodness says how normal an image "
     "is) and backpropagation train the same layers, two units of 400-400 neurons, against the same negatives: normal "
     "images that are bent, cut, erased in part, laid over one another, filled or disturbed. They see the normal class "
-    f"of the training images without the validation images, for {EPOCHS} epochs; the last weights count. The score of an "
-    f"image is averaged over its shifts by up to {SHIFT} pixel. Both algorithms choose by themselves among {len(TRIED)} "
-    "learning rates and weight decays, by the AUROC on validation images with the classes "
-    f"{CHOSEN_ON['MNIST']} of MNIST and {CHOSEN_ON['Fashion-MNIST']} of Fashion-MNIST as the normal one, so images of "
-    "the other classes serve as anomalies in that choice. The negatives and the averaging were chosen for IntFF alone, in "
-    "about thirty trials of the same kind. The rows `other classes` are over the classes that were "
-    "never the normal one in a choice. "
-    "Nearest neighbours (scikit-learn): the distance to the nearest training image, on the "
+    f"of the training images without the validation images, for {EPOCHS} epochs; the last weights count. The score of "
+    f"an image is averaged over its shifts by up to {SHIFT} pixel. Each algorithm chooses its own learning rate and "
+    f"weight decay among {len(TRIED)} pairs, by the AUROC on validation images with the classes {CHOSEN_ON['MNIST']} "
+    f"of MNIST and {CHOSEN_ON['Fashion-MNIST']} of Fashion-MNIST as the normal one, so images of the other classes "
+    "serve as anomalies in that choice. The negatives, the layers and the averaging were chosen for IntFF alone, in "
+    "about thirty trials of the same kind. The rows `other classes` are over the classes that were never the normal "
+    "one in a choice. Nearest neighbours (scikit-learn): the distance to the nearest training image, on the "
     "principal components with 95 % of the variance.",
     cases={
         f"{dataset.lower().replace('-', '_')}_class{normal}": functools.partial(rows, dataset=dataset, normal=normal)

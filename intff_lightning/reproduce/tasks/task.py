@@ -98,7 +98,9 @@ def summarize(
     lines = []
     for (what, measure, algorithm), found in values.items():
         baseline = values.get((what, measure, BASELINE))
-        paired = baseline is not None and algorithm != BASELINE and len(baseline) == len(found)
+        paired = (
+            baseline is not None and algorithm != BASELINE and len(baseline) == len(found) and better[what, measure]
+        )
         compared = paired_interval(found, baseline) if paired and baseline is not None else None
         lines.append(
             {
@@ -161,7 +163,8 @@ def markdown(task: Task, lines: Sequence[dict[str, Any]]) -> str:
     others = [a for a in algorithms if any(cells.get((*at, a), {}).get("interval") for at in places)]
     if others:
         header = ["data", "measure", *(f"{NAMES.get(name, name)} minus backpropagation" for name in others)]
-        rows = [[*at, *(_difference(cells.get((*at, a))) for a in others)] for at in places]
+        compared = [at for at in places if any(cells.get((*at, a), {}).get("interval") for a in others)]
+        rows = [[*at, *(_difference(cells.get((*at, a))) for a in others)] for at in compared]
         text += ["Differences from backpropagation, with 95 % intervals (Student's t, paired by seed):", ""]
         text.append(markdown_table(header, rows))
     return "\n".join(text)
