@@ -39,6 +39,8 @@ class CutPaste(ImageNegatives):
         ratio: Largest ratio of its sides.
     """
 
+    per_sample = True
+
     def __init__(self, patches: int = 1, area: Sequence[float] = (0.02, 0.15), ratio: float = 3.3) -> None:
         if patches < 1 or len(area) != 2 or not 0 < area[0] <= area[1] <= 1 or ratio < 1:
             raise ConfigurationError(
@@ -83,6 +85,8 @@ class Warped(ImageNegatives):
         shift: Largest shift in each direction, as a share of the size.
     """
 
+    per_sample = True
+
     def __init__(
         self, strength: float = 0.1, grid: int = 4, degrees: float = 0.0, scale: float = 0.0, shift: float = 0.0
     ) -> None:
@@ -96,10 +100,11 @@ class Warped(ImageNegatives):
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Deform images ``(B, C, H, W)``; returns ``(B, 1, C, H, W)``."""
         height, width = _sides(self, image)
+        turn, tall, wide, right, down = (2 * generator.uniform(5) - 1).unbind(1)
+        bends = 2 * self.strength * generator.normal(2, self.grid, self.grid)
         if not len(image):  # affine_grid refuses an empty batch
             return image.unsqueeze(1)
         exact = at_least_float32(image)  # half precision is too coarse for coordinates
-        turn, tall, wide, right, down = (2 * generator.uniform(5) - 1).unbind(1)
         angle = turn * math.radians(self.degrees)
         tall, wide = 1 + self.scale * tall, 1 + self.scale * wide
         # grid_sample's coordinates run from -1 to 1 along either side, so a rotation needs the ratio of the sides
@@ -108,7 +113,6 @@ class Warped(ImageNegatives):
         rows += [sin * width / height / tall, cos / tall, 2 * self.shift * down]
         theta = torch.stack(rows, 1).view(-1, 2, 3).to(exact.dtype)
         places = affine_grid(theta, [*image.shape], align_corners=False)  # (B, H, W, 2)
-        bends = 2 * self.strength * generator.normal(2, self.grid, self.grid)
         smooth = interpolate(bends, (height, width), mode="bicubic", align_corners=True)
         places = places + smooth.movedim(1, -1).to(places.dtype)
         return grid_sample(exact, places, align_corners=False).to(image.dtype).unsqueeze(1)
@@ -120,6 +124,8 @@ class Erased(ImageNegatives):
     Args:
         blurs: Number of blurs of a mask; more of them give larger regions. About 10 suit 28x28 pixels.
     """
+
+    per_sample = True
 
     def __init__(self, blurs: int = 10) -> None:
         self.blurs, self._hybrid = blurs, HybridImages(1, blurs)
@@ -140,6 +146,8 @@ class Filled(ImageNegatives):
         sides: Sides of the square, in pixels, odd and above 1.
     """
 
+    per_sample = True
+
     def __init__(self, sides: Sequence[int] = (5, 9)) -> None:
         if not sides or any(side < 3 or side % 2 == 0 for side in sides):
             raise ConfigurationError(f"Filled(sides={list(sides)}): one or more odd numbers above 1 are needed.")
@@ -151,10 +159,16 @@ class Filled(ImageNegatives):
         choice = generator.integers(len(self.sides), 1).view(-1, 1, 1, 1)
         filled = image
         for number, side in enumerate(self.sides):
-            widest = max_pool2d(image, side, stride=1, padding=side // 2)  # a border of minus infinity
-            closed = -max_pool2d(-widest, side, stride=1, padding=side // 2)
+            closed = -_widest(-_widest(image, side), side)
             filled = torch.where(choice == number, closed, filled)
         return filled.unsqueeze(1)
+
+
+def _widest(image: Tensor, side: int) -> Tensor:
+    """Return the maximum over a square around each pixel: along the columns, then along the rows."""
+    for kernel in ((side, 1), (1, side)):
+        image = max_pool2d(image, kernel, stride=1, padding=[size // 2 for size in kernel])  # a border of -infinity
+    return image
 
 
 class Superposed(ImageNegatives):
@@ -171,11 +185,19 @@ class Superposed(ImageNegatives):
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Superpose images ``(B, *)``; returns ``(B, 1, *)``."""
+        partner = self._partners(generator)
         made = self.source.images(image, target, generator)[:, 0]
+        return torch.maximum(image, made[partner]).unsqueeze(1)
+
+    def images_of(self, rows: Tensor, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
+        partner = self._partners(generator)[rows]
+        return torch.maximum(image[rows].unsqueeze(1), self.source.images_of(partner, image, target, generator))
+
+    def _partners(self, generator: Draws) -> Tensor:
         order = generator.shuffle()
         partner = torch.empty_like(order)
         partner[order] = order.roll(-1)
-        return torch.maximum(image, made[partner]).unsqueeze(1)
+        return partner
 
 
 class Chained(ImageNegatives):
@@ -187,6 +209,7 @@ class Chained(ImageNegatives):
 
     def __init__(self, steps: Sequence[ImageNegatives]) -> None:
         self.steps = _checked(self, steps)
+        self.per_sample = all(step.per_sample for step in self.steps)
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Change images ``(B, *)``; returns ``(B, 1, *)``."""
@@ -212,6 +235,7 @@ class OneOf(ImageNegatives):
         if len(weights) != len(self.sources) or not min(weights) > 0:
             raise ConfigurationError(f"OneOf(weights={weights}): a number above 0 for each of its sources is needed.")
         self.k, self.weights = k, weights
+        self.per_sample = all(source.per_sample for source in self.sources)
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Make negatives of images ``(B, *)``; returns ``(B, k, *)``."""
@@ -219,10 +243,15 @@ class OneOf(ImageNegatives):
         drawn = torch.searchsorted(ends / ends[-1], generator.uniform(self.k), right=True)  # (B, k)
         made = []
         for number in range(self.k):
-            chosen = drawn[:, number].view(-1, *[1] * (image.ndim - 1))
             one = image
-            for i, source in enumerate(self.sources):  # picking the samples of each out would wait for the device
-                one = torch.where(chosen == i, source.images(image, target, generator)[:, 0], one)
+            for i, source in enumerate(self.sources):
+                chosen = drawn[:, number] == i
+                if image.device.type == "cpu":
+                    rows = chosen.nonzero().squeeze(1)
+                    one = one.index_copy(0, rows, source.images_of(rows, image, target, generator)[:, 0])
+                else:  # to pick samples out would be to wait for the device
+                    found = source.images(image, target, generator)[:, 0]
+                    one = torch.where(chosen.view(-1, *[1] * (image.ndim - 1)), found, one)
             made.append(one)
         return torch.stack(made, 1)
 

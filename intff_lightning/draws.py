@@ -111,6 +111,16 @@ class Draws:
             draws.state = part
             yield draws
 
+    def at(self, rows: Tensor) -> "Draws":
+        """Return the draws of some samples, which go on from here; :meth:`follow` then goes on after them."""
+        draws = copy.copy(self)
+        draws.state = self.state[rows]
+        return draws
+
+    def follow(self, other: "Draws") -> None:
+        """Go on where draws that :meth:`at` has returned are now."""
+        self._drawn = other._drawn
+
     def bits(self, *shape: int) -> Tensor:
         """Draw uniform 64-bit integers, int64 ``(B, *shape)``."""
         size = math.prod(shape)

@@ -153,9 +153,13 @@ class ImageNegatives(NegativeSource):
 
     These images are negative by themselves, so the source chooses no labels. An encoder that shows labels gives them
     the true label of their sample.
+
+    Attributes:
+        per_sample: Whether the negatives of a sample depend on no other sample of the batch.
     """
 
     for_regression = None
+    per_sample = False
 
     def images(self, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
         """Make k negative images for each of B samples.
@@ -169,6 +173,25 @@ class ImageNegatives(NegativeSource):
             ``(B, k, *)`` in the dtype of ``image``.
         """
         raise NotImplementedError
+
+    def images_of(self, rows: Tensor, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
+        """Make the same negatives for some samples of a batch alone, with no more work than they need.
+
+        Args:
+            rows: Numbers of the samples in the batch, ``(N,)`` int64.
+            image: See :meth:`images`, as for the others.
+            target: True classes of all samples.
+            generator: The draws of all samples.
+
+        Returns:
+            ``(N, k, *)``.
+        """
+        if not self.per_sample:
+            return self.images(image, target, generator)[rows]
+        draws = generator.at(rows)
+        found = self.images(image[rows], target[rows], draws)
+        generator.follow(draws)
+        return found
 
     def __call__(
         self, image: Tensor, target: Tensor, *, num_classes: int, model: Model, generator: Draws
@@ -230,6 +253,8 @@ class Rotated(ImageNegatives):
         angles: Angles in degrees counterclockwise, multiples of 90. Images that are not square can turn by 180 only.
     """
 
+    per_sample = True
+
     def __init__(self, angles: Sequence[int] = (90, 180, 270)) -> None:
         if not angles or any(angle % 90 or not angle % 360 for angle in angles):
             raise ConfigurationError(f"Rotated(angles={list(angles)}): one or more of 90, 180 and 270 are needed.")
@@ -255,6 +280,8 @@ class Perturbed(ImageNegatives):
         std: Standard deviation of the noise.
     """
 
+    per_sample = True
+
     def __init__(self, std: float = 0.5) -> None:
         self.std = _above_zero(self, std)
 
@@ -275,6 +302,8 @@ class GaussianNoise(ImageNegatives):
         mean: Mean of a pixel before clipping.
         std: Standard deviation of a pixel before clipping.
     """
+
+    per_sample = True
 
     def __init__(self, mean: float = 0.5, std: float = 0.5) -> None:
         self.mean, self.std = mean, _above_zero(self, std)
