@@ -8,7 +8,7 @@ from scipy import ndimage
 from intff_lightning.distortions import Chained, CutPaste, Erased, Filled, OneOf, Superposed, Warped
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError
-from intff_lightning.negatives import HybridImages, Perturbed, Rotated, WrongLabels
+from intff_lightning.negatives import GaussianNoise, HybridImages, Perturbed, Rotated, WrongLabels
 from intff_lightning.recipe import from_recipe, to_recipe
 
 
@@ -162,6 +162,39 @@ def test_combined_sources_depend_on_seed_and_sample_alone_and_have_recipes():
     whole = _made(OneOf([Warped(), CutPaste(), Erased(2)]), image)
     part = OneOf([Warped(), CutPaste(), Erased(2)]).images(image[5:9], image, Draws(0, 0, torch.arange(5, 9)))
     torch.testing.assert_close(part, whole[5:9])
+
+
+SOURCES = [
+    Warped(degrees=90),
+    Superposed(Chained([Warped(), Erased(2)])),
+    Superposed(HybridImages()),
+    Erased(2),
+    Filled([3, 5]),
+    CutPaste(2),
+    HybridImages(),
+    GaussianNoise(),
+    Rotated(),
+    Perturbed(),
+    COMBINED,
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: type(source).__name__)
+@pytest.mark.parametrize("rows", [[], [3], [7, 2, 2]], ids=str)
+def test_negatives_of_some_samples_are_those_of_all(source, rows):
+    image, target, rows = torch.rand(9, 1, 8, 8), torch.arange(9), torch.tensor(rows, dtype=torch.int64)
+    of_all, of_some = (Draws(3, 1, torch.arange(9)) for _ in range(2))
+    expected = source.images(image, target, of_all)[rows]
+    torch.testing.assert_close(source.images_of(rows, image, target, of_some), expected, rtol=0, atol=1e-6)
+    assert torch.equal(of_some.uniform(), of_all.uniform())  # both go on from the same place
+
+
+def test_a_source_is_picked_as_from_the_negatives_of_all_sources():
+    image, target, draws = torch.rand(30, 1, 8, 8), torch.arange(30), Draws(5, 2, torch.arange(30))
+    made = OneOf(SOURCES).images(image, target, Draws(5, 2, torch.arange(30)))[:, 0]
+    number = (draws.uniform(1) * len(SOURCES)).long()  # (B, 1)
+    every = torch.stack([source.images(image, target, draws)[:, 0] for source in SOURCES], 1)
+    torch.testing.assert_close(made, every[torch.arange(30), number[:, 0]], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
