@@ -172,7 +172,8 @@ class LabelClassifier(Freezable, Network):
         self.check_built()
         if self.stage is not None:
             return torch.stack(self.stage.relay(x, self._goodness_of, len(self.units), alike=True))
-        goodness: Tensor = self.units(x, first)
+        all_units = first is None or first == len(self.units)  # then hooks, as of summaries, see the inputs alone
+        goodness: Tensor = self.units(x) if all_units else self.units(x, first)
         return goodness
 
     def _goodness_of(self, k: int, x: Any) -> tuple[Tensor, list[Tensor]]:

@@ -89,12 +89,13 @@ class Draws:
 
     Attributes:
         state: States of the generators, ``(B,)`` int64.
+        drawn: Numbers that each generator has given.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 0) -> None:
         # hashed in turn, not added: neighbouring seeds, epochs and samples must not share draws
         self.state = splitmix64(index.to(torch.int64) ^ _signed(_mix(_mix(seed) ^ (stream << 48) ^ epoch)))
-        self._drawn = 0
+        self.drawn = 0
 
     @property
     def device(self) -> torch.device:
@@ -119,13 +120,13 @@ class Draws:
 
     def follow(self, other: "Draws") -> None:
         """Go on where draws that :meth:`at` has returned are now."""
-        self._drawn = other._drawn
+        self.drawn = other.drawn
 
     def bits(self, *shape: int) -> Tensor:
         """Draw uniform 64-bit integers, int64 ``(B, *shape)``."""
         size = math.prod(shape)
-        first = self._drawn
-        self._drawn += size
+        first = self.drawn
+        self.drawn += size
         if size == 1:
             return splitmix64(self.state + _signed(first * _GOLDEN)).view(-1, *shape)
         step = torch.arange(first, first + size, device=self.device) * _signed(_GOLDEN)

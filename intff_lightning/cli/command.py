@@ -109,7 +109,8 @@ class IntFFCLI(CompatCLI):
         if not options.get("fast_dev_run"):
             if options.get("logger") in (None, True):
                 options["logger"] = self._default_loggers(Path(options.get("default_root_dir") or "."))
-            options["logger"] = self._with_folder(_as_list(options["logger"]), options)
+            if options["logger"] is not False:
+                options["logger"] = self._with_folder(_as_list(options["logger"]), options)
             for logger in _as_list(options["logger"]):
                 if isinstance(logger, CSVLogger | TensorBoardLogger):
                     take_version(logger, self.value("ckpt_path"))

@@ -65,7 +65,7 @@ def units() -> list[HiddenUnit]:
 
 def make_network(algorithm: str, setting: dict[str, float]) -> Network:
     """Make an untrained network, ``intff`` or ``bp``; both train the same layers."""
-    rates = {"lr": setting["learning rate"], "weight_decay": setting["weight decay"]}
+    rates: dict[str, Any] = {"lr": setting["learning rate"], "weight_decay": setting["weight decay"]}
     options: dict[str, Any] = {"optimizer": functools.partial(torch.optim.AdamW, **rates), "scheduler": CosineDecay}
     options["anomaly_shift"] = SHIFT
     if algorithm == "intff":
