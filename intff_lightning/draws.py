@@ -113,13 +113,13 @@ class Draws:
             yield draws
 
     def at(self, rows: Tensor) -> "Draws":
-        """Return the draws of some samples, which go on from here; :meth:`follow` then goes on after them."""
+        """Return the draws of some samples, from the same place on; see :meth:`follow`."""
         draws = copy.copy(self)
         draws.state = self.state[rows]
         return draws
 
     def follow(self, other: "Draws") -> None:
-        """Go on where draws that :meth:`at` has returned are now."""
+        """Skip the numbers that draws returned by :meth:`at` have given since then."""
         self.drawn = other.drawn
 
     def bits(self, *shape: int) -> Tensor:

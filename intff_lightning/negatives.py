@@ -175,12 +175,12 @@ class ImageNegatives(NegativeSource):
         raise NotImplementedError
 
     def images_of(self, rows: Tensor, image: Tensor, target: Tensor, generator: Draws) -> Tensor:
-        """Make the same negatives for some samples of a batch alone, with no more work than they need.
+        """Make the negatives of some samples of a batch alone. They are those that :meth:`images` makes of all samples.
 
         Args:
             rows: Numbers of the samples in the batch, ``(N,)`` int64.
-            image: See :meth:`images`, as for the others.
-            target: True classes of all samples.
+            image: Images of all samples, ``(B, *)``.
+            target: True classes of all samples, ``(B,)``.
             generator: The draws of all samples.
 
         Returns:

@@ -200,10 +200,10 @@ class IntFFCLI(CompatCLI):
         own: list[Logger] = [logger for logger in loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
         others = [logger for logger in loggers if logger not in own]
         if not own and any(isinstance(logger, Logger) for logger in others):
-            own = self._default_loggers(Path(options.get("default_root_dir") or "."))[:1]
+            own = self._default_loggers(Path(options.get("default_root_dir") or "."), events=False)
         return own + others
 
-    def _default_loggers(self, root: Path) -> list[Logger]:
+    def _default_loggers(self, root: Path, events: bool = True) -> list[Logger]:
         _check_writable(root)
         if self.subcommand != "fit":
             return [ResumableCSVLogger(root)]
@@ -214,7 +214,7 @@ class IntFFCLI(CompatCLI):
             step, last = checkpoint["global_step"], (checkpoint.get("callbacks") or {}).get("LastCheckpoint", {})
         table = ResumableCSVLogger(root, version, step, last.get("row"), last.get("validations"))
         take_version(table, None)
-        return [table, EventLogger(root, version=table.version, purge_step=step)]
+        return [table, EventLogger(root, version=table.version, purge_step=step)] if events else [table]
 
     # ---------------------------------------------------------------- before and after a command
 

@@ -58,13 +58,12 @@ class PartDataModule(L.LightningDataModule):
 
     framing: Framing | None = None
     """How the images are placed, for pictures from elsewhere; ``None`` resizes and crops these."""
+    reads_training_data = False
+    """Whether batches are training data although a test runs."""
 
     def read_picture(self, file: Path) -> Tensor | None:
         """Return a picture as the files of the data set are read, ``(C, H, W)`` uint8; ``None`` if it has no files."""
         return None
-
-    reads_training_data = False
-    """Whether batches are training data although a test runs."""
 
     @contextlib.contextmanager
     def reading_training_data(self) -> Iterator[None]:

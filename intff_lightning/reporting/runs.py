@@ -29,7 +29,7 @@ def read_metrics(path: Path) -> History:
 
 
 def run_folder(folder: Path) -> Path:
-    """Return the folder itself, or the newest run in it: of trainings, if there are any, before tests.
+    """Return the folder itself, or the newest run in it. Trainings come before tests.
 
     Raises:
         ConfigurationError: There is no such folder, or no run in it.

@@ -219,6 +219,11 @@ def space(study: Study, algorithm: str) -> Space:
     }
 
 
+def start_of(study: Study, algorithm: str) -> dict[str, Any]:
+    """Return the settings with which a search starts."""
+    return {setting: values.start for setting, values in space(study, algorithm).items()}
+
+
 def candidate_votes(count: int) -> list[list[int]]:
     """Return the votes that a trial compares: the last units down to the first, and each unit alone."""
     everyone = list(range(count))

@@ -25,7 +25,7 @@ from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import figures
 from intff_lightning.reproduce.options import run_jobs
-from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, candidate_votes, make, space
+from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, candidate_votes, make, space, start_of
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SEED = 0
@@ -93,8 +93,7 @@ def open_search(folder: Path, name: str, algorithm: str) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=STUDIES[name].epochs // 3),
     )
     if not study.get_trials(deepcopy=False):
-        start = {setting: values.start for setting, values in space(STUDIES[name], algorithm).items()}
-        study.enqueue_trial(start, skip_if_exists=True)
+        study.enqueue_trial(start_of(STUDIES[name], algorithm), skip_if_exists=True)
     return study
 
 
@@ -108,8 +107,7 @@ def requeue(study: optuna.Study) -> None:
 def prepare(name: str, data_dir: str) -> None:
     """Download and unpack missing files of a study; unlike ``prepare_data``, it reads training images alone."""
     study = STUDIES[name]
-    start = {setting: values.start for setting, values in space(study, "bp").items()}
-    _, data = make(study, "bp", start, data_dir)
+    _, data = make(study, "bp", start_of(study, "bp"), data_dir)
     if isinstance(data, TorchvisionDataModule):
         data.open(train=True, download=True)
 

@@ -26,7 +26,7 @@ from intff_lightning.network import Network
 from intff_lightning.recipe import to_recipe
 from intff_lightning.reproduce.configs import lean
 from intff_lightning.reproduce.runs import close_run, fit, open_run
-from intff_lightning.reproduce.spaces import STUDIES, Study, make, space
+from intff_lightning.reproduce.spaces import STUDIES, Study, make, start_of
 from intff_lightning.reproduce.winners import WINNERS
 
 NETWORKS = {"dense": "the dense network of table 2", "conv": "three convolutional units"}
@@ -191,8 +191,7 @@ class NetworkRun:
         """Return the untrained network, and how the datamodule is to present its data."""
         study, won = self._study(), WINNERS.get((self.study, self.algorithm))
         if won is None:
-            start = {name: values.start for name, values in space(study, self.algorithm).items()}
-            won = {"settings": start, "vote": None}
+            won = {"settings": start_of(study, self.algorithm), "vote": None}
         module, data = make(study, self.algorithm, won["settings"], data_dir, vote=won["vote"])
         given = data.init_arguments()
         return module, {name: given.get(name) for name in ("batch_size", "negatives", "augmentation")}
