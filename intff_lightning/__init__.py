@@ -16,6 +16,7 @@ Two wings, data and network, meet only in the batch. Reading order:
   (of a run), ``cli``, ``configs``, ``reproduce`` (the paper's tables).
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -130,9 +131,13 @@ if not TYPE_CHECKING:  # or every other name would pass for one of the package
                 if name in found:
                     globals()[name] = found[name]
                     return found[name]
-        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        if not name.startswith("_") and _is_module(name):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    @functools.cache  # the command line asks for many names hundreds of times
+    def _is_module(name: str) -> bool:
+        return importlib.util.find_spec(f"{__name__}.{name}") is not None
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -188,7 +188,7 @@ def test_data_that_cannot_be(own, trainer):
 
 
 GREY = np.tile(np.linspace(0, 1, 12), (12, 1))  # its mean is 0.5
-DARK = "pixels from .* give pixel_range"
+DARK = "pixels from .* give an image folder pixel_range"
 KINDS = {
     "8 bits": ((GREY * 255).astype(np.uint8), "png", {}, None),
     "16 bits": ((GREY * 65535).astype(np.uint16), "png", {}, None),

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch.utils.data import DataLoader, TensorDataset
 
+from intff_lightning.backprop import BackpropModule
 from intff_lightning.callbacks import PictureWriter, predictions
 from intff_lightning.cli import IntFFCLI, main
 from intff_lightning.datamodules import FashionMNISTDataModule, MNISTDataModule
 from intff_lightning.datamodules.pictures import read_pictures
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.framing import Framing, to_shape
+from intff_lightning.module import IntFFModule
+from intff_lightning.reporting import plots
 from intff_lightning.reporting.plots import contact_sheet
+from intff_lightning.units import DenseUnit
 
+SIZES = {"input_shape": [1, 8, 8], "num_classes": 3}
 MNIST = MNISTDataModule.framing
 STROKES = {  # lines of a round pen in a box of 100 x 160
     0: [[(50, 5), (20, 25), (8, 80), (20, 135), (50, 155), (80, 135), (92, 80), (80, 25), (50, 5)]],
@@ -188,7 +194,7 @@ def test_digits_from_a_pen_and_a_font_are_read(network, tmp_path, capsys):
         ours = [row for row in rows if row["file"].startswith(kind)]
         assert sum(row["file"] == f"{kind}/{row['class']}.png" for row in ours) >= 9, kind
     for row in rows:
-        goodness = [float(row[f"goodness_{label}"]) for label in range(10)]
+        goodness = [float(row[f"score_{label}"]) for label in range(10)]
         assert int(row["class"]) == int(np.argmax(goodness))
 
 
@@ -217,10 +223,26 @@ def test_many_pictures_take_several_sheets(monkeypatch):
     assert predicted(".")[2] == {
         "file": "c",
         "class": "1",
-        "goodness_0": "0.0",
-        "goodness_1": "2.0",
-        "goodness_2": "1.0",
+        "score_0": "0.0",
+        "score_1": "2.0",
+        "score_2": "1.0",
     }
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: IntFFModule([DenseUnit([10])], **SIZES), "goodness"),
+        (lambda: BackpropModule(DenseUnit([10]), **SIZES), "score"),
+    ],
+)
+def test_a_contact_sheet_says_what_its_bars_are(make, what, trainer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure.get_suptitle()))
+    pictures = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    writer = PictureWriter(["a", "b"], pictures)
+    trainer(callbacks=[writer]).predict(make(), DataLoader(TensorDataset(pictures), batch_size=2))
+    assert drawn == [f"What the network sees, and the {what} of each label"]
 
 
 def test_a_contact_sheet_has_a_bar_for_the_goodness_of_every_label():

@@ -117,10 +117,11 @@ class EstimateWriter(PredictionWriter):
 
 
 class PictureWriter(PredictionWriter):
-    """Writes ``predictions.csv`` for pictures (file, class, and the goodness of every label), and contact sheets.
+    """Writes ``predictions.csv`` for pictures (file, class, and the score of every label), and contact sheets.
 
-    ``contact_sheet.png`` shows each picture as the network sees it, beside a bar for the goodness of each label. A
-    sheet holds 100 pictures; further ones are on ``contact_sheet_2.png`` and so on.
+    ``contact_sheet.png`` shows each picture as the network sees it, beside a bar for the score of each label: its
+    goodness, or its logit after backpropagation. A sheet holds 100 pictures; further ones are on
+    ``contact_sheet_2.png`` and so on.
 
     Args:
         names: Names of the pictures, in the order in which they are predicted.
@@ -132,18 +133,25 @@ class PictureWriter(PredictionWriter):
         super().__init__(path)
         self.names, self.image = names, image
         self.sheets: list[Path] = []
+        self.what = "goodness"
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find out what the scores are."""
+        super().setup(trainer, pl_module, stage)
+        if not isinstance(pl_module, LabelClassifier):
+            self.what = "score"
 
     def write(self, path: Path, rows: Sequence[Row], columns: slice) -> None:
         """Write the table and the sheets."""
         from intff_lightning.reporting.plots import contact_sheet, save  # matplotlib, only where it is needed
 
-        head = ["file", "class", *(f"goodness_{c}" for c in range(len(rows[0][3])))]
+        head = ["file", "class", *(f"score_{c}" for c in range(len(rows[0][3])))]
         write_table(path, [head, *([self.names[index], label, *scores] for _, index, label, scores in rows)])
         scores = torch.tensor([row[3] for row in rows])
         for first in range(0, len(rows), _SHEET):
             at = [row[1] for row in rows[first : first + _SHEET]]
             names = [Path(self.names[index]).name for index in at]
-            figure = contact_sheet(names, self.image[at] / 255, scores[first : first + _SHEET])
+            figure = contact_sheet(names, self.image[at] / 255, scores[first : first + _SHEET], self.what)
             self.sheets.append(path.with_name(f"contact_sheet{f'_{1 + first // _SHEET}' if first else ''}.png"))
             save(figure, self.sheets[-1])
 

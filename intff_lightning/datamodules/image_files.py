@@ -94,7 +94,10 @@ def _with_8_bits(file: Image.Image, path: str | Path, pixel_range: Sequence[floa
     if (pixel_range is None and file.mode == "I") or not ((scaled >= 0) & (scaled <= 1)).all():
         found = f"pixels from {pixels.min():g} to {pixels.max():g} ({pixels.dtype})"
         given = "nothing tells their range" if pixel_range is None else f"pixel_range={list(pixel_range)}"
-        raise DataError(f"{path} has {found}, and {given}: give pixel_range=[LOWEST, HIGHEST] of all files.")
+        raise DataError(
+            f"{path} has {found}, and {given}: give an image folder pixel_range=[LOWEST, HIGHEST] of all its files, or "
+            "save the picture with 8 bits per channel."
+        )
     return Image.fromarray(np.round(scaled * 255).astype(np.uint8))
 
 

@@ -302,7 +302,9 @@ def wrong_predictions(
     return figure
 
 
-def contact_sheet(names: Sequence[str], image: Tensor, scores: Tensor, columns: int = 5) -> Figure:
+def contact_sheet(
+    names: Sequence[str], image: Tensor, scores: Tensor, what: str = "goodness", columns: int = 5
+) -> Figure:
     """Draw named images ``(N, *)``, each beside bars for the scores ``(N, L)`` of its labels; the highest is black."""
     pictures, labels = _as_images(image), scores.shape[1]
     columns = min(columns, len(names))
@@ -327,7 +329,7 @@ def contact_sheet(names: Sequence[str], image: Tensor, scores: Tensor, columns: 
                 axes.text(left + 1.2, height, str(c), fontsize=6, ha="right", va="center")
     axes.set(xlim=(-0.05, 2.3 * columns - 0.15), ylim=((tall + 0.4) * lines - 0.3, -0.35), aspect="equal")
     axes.set_axis_off()
-    figure.suptitle("What the network sees, and the goodness of each label", fontsize=10)
+    figure.suptitle(f"What the network sees, and the {what} of each label", fontsize=10)
     return figure
 
 
