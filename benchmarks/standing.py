@@ -93,7 +93,7 @@ def measured(folder: Path) -> list[dict[str, Any]]:
                 "std": accuracy["std"] if len(found["rows"]) > 1 else None,
                 "seeds": len(found["rows"]),
                 "minutes": summary([row["training s"] for row in found["rows"]])["mean"] / 60,
-                "threads": found["machine"].rpartition(", ")[2],
+                "threads": int(found["machine"].rpartition(", ")[2].split()[0]),
                 "protocol": protocol,
             }
         )

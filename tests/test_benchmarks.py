@@ -310,7 +310,7 @@ def test_standing_puts_accuracies_beside_published_ones(tmp_path):
     convolution = ours["intff_lightning, mnist_conv"]
     assert convolution["accuracy %"] == pytest.approx(99.65)
     assert convolution["std"] == pytest.approx(0.0707, abs=1e-4)
-    assert (convolution["minutes"], convolution["seeds"], convolution["threads"]) == (10.0, 2, "2 threads")
+    assert (convolution["minutes"], convolution["seeds"], convolution["threads"]) == (10.0, 2, 2)
     (sentence,) = found["sentences"]  # backpropagation is not ours
     ahead, equal, behind = sentence.split("; ")
     assert ahead.startswith("- MNIST: `mnist_conv` has 99.65 % (2 seeds), ahead of IntFF (Tang 2023) 98.00, ")
