@@ -127,7 +127,7 @@ _DENSE: dict[str, Any] = {
     "trials": 30,
 }
 _CONV: dict[str, Any] = {"pools": ((1, 2),) * 3, "trials": 12, "precision": "bf16-mixed"}
-_SMALL = ((32, 32), (64, 64), (128, 128))
+_LARGE = ((32, 64), (128, 128), (256, 256))
 STUDIES = {
     "dense_clean": Study("the dense network of table 2 on clean MNIST", data=MNISTDataModule, **_DENSE),
     "dense_mixture": Study(
@@ -137,7 +137,7 @@ STUDIES = {
     ),
     "mnist_conv": Study(
         "three convolutional units on MNIST",
-        units=_SMALL,
+        units=((32, 32), (64, 64), (128, 128)),
         data=MNISTDataModule,
         augmentations=("affine",),
         epochs=4,
@@ -145,17 +145,17 @@ STUDIES = {
         **_CONV,
     ),
     "fashion_mnist_conv": Study(
-        "three convolutional units on Fashion-MNIST",
-        units=_SMALL,
+        "the convolutional network of cifar10_conv.yaml on Fashion-MNIST",
+        units=_LARGE,
         data=FashionMNISTDataModule,
         augmentations=("flip, shift 2",),
-        epochs=6,
+        epochs=4,
         images=20_000,
         **_CONV,
     ),
     "cifar10_conv": Study(
         "the convolutional network of cifar10_conv.yaml, CIFAR-10 in class folders DATA_DIR/cifar10",
-        units=((32, 64), (128, 128), (256, 256)),
+        units=_LARGE,
         data=_cifar10_folders,
         augmentations=("flip, shift 4",),
         epochs=6,
