@@ -400,7 +400,7 @@ def test_networks_take_the_winners_of_their_studies(monkeypatch):
         assert (module.vote, options["batch_size"], run.settings) == ([1], 64, "study dense_clean, vote of unit 2")
         expected, _ = make(STUDIES["dense_clean"], "channels", won["settings"], "data", vote=[1])
         assert networks.to_recipe(module) == networks.to_recipe(expected)
-    assert NetworkRun("channels", "conv", "mnist", 0).settings == "start of study mnist_conv"
+    assert NetworkRun("channels", "conv", "mnist", 0).settings == "study mnist_conv, vote of unit 3"
 
 
 def test_a_training_set_is_small_or_noisy_or_a_task(tiny_mnist):

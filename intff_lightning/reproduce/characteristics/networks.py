@@ -3,7 +3,7 @@
 Four algorithms train a dense and a convolutional network on MNIST and Fashion-MNIST, with the settings that won their
 studies (``intff_lightning.reproduce.winners``). All four have the same layers, data, number of epochs and precision.
 Where a study has no winner yet, a network takes the settings with which its search starts. The convolutional network
-has half the channels of its study, and few epochs, because hundreds of them are trained.
+has fewer channels than those of its studies, and few epochs, because hundreds of them are trained.
 """
 
 import dataclasses
