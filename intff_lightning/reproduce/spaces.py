@@ -207,10 +207,10 @@ def space(study: Study, algorithm: str) -> Space:
     }
     if algorithm == "bp":
         return found | {"label_smoothing": Range(0.0, 0.2, 0.0)}
-    if algorithm == "channels":
+    if algorithm == "channels" or (algorithm == "ff" and study.conv):
         dense = ("channels", "mean", "head")
         found["goodness"] = Choice(("pooled head", *dense, "patches") if study.conv else dense)
-    elif not study.conv or algorithm == "intff":
+    else:
         found["wrong_labels"] = Choice((1, 3) if study.conv else (9, 1, 3))  # convolutions read every one
     return found | {
         "threshold_weight": Range(0.0, 1.0, 0.1),
