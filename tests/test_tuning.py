@@ -1,5 +1,6 @@
 """Tuning: equal spaces, validation data only, resumable searches, and shipped settings that won their studies."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -174,6 +175,31 @@ def test_a_diverged_trial_counts_as_nothing(closed_test_data, blank_figures, mon
     monkeypatch.setattr(tuning, "make", broken)
     assert _tune(closed_test_data, "--trials", "1", "--algorithms", "bp") == 0
     assert [(row["state"], row["validation_accuracy"]) for row in _trials()] == [("complete", 0.0)]
+
+
+def test_a_search_of_another_plan_is_not_continued(closed_test_data, blank_figures, capsys, monkeypatch):
+    options = ["--trials", "1", "--algorithms", "bp"]
+    assert _tune(closed_test_data, *options) == 0
+    changes = {"units": ((20,), (20,)), "epochs": 3, "images": 5000, "augmentations": ("none",)}
+    for field, value in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(STUDIES, "dense_clean", dataclasses.replace(STUDIES["dense_clean"], **{field: value}))
+            assert _tune(closed_test_data, *options) == 1
+        message = "dense_clean_bp.journal holds trials of another network, budget or ranges: delete it"
+        assert message in capsys.readouterr().err
+    assert _tune(closed_test_data, *options) == 0
+
+
+def test_a_search_survives_a_kill_before_its_first_setting(closed_test_data, blank_figures, tmp_path):
+    study = tuning.open_search(tmp_path, "dense_clean", "bp")
+    study.ask()  # and killed
+    tuning.requeue(tuning.open_search(tmp_path, "dense_clean", "bp"))
+    again = tuning.open_search(tmp_path, "dense_clean", "bp").ask()
+    assert tuning.suggest(again, "dense_clean", "bp") == _start(STUDIES["dense_clean"], "bp")
+
+    Path("out/tuning").mkdir(parents=True)
+    Path("out/tuning/dense_clean_bp.journal").touch()
+    assert _tune(closed_test_data, "--trials", "1", "--algorithms", "bp") == 0
 
 
 def test_mistakes_end_in_a_line(closed_test_data, blank_figures, capsys, monkeypatch):

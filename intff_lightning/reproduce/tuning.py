@@ -1,9 +1,10 @@
 """Tuning by Optuna on validation data: ``python -m intff_lightning.reproduce tune STUDY``. Test data stay closed.
 
-Every algorithm of a study gets the same number of trials, of the same cost, from the same start. A search is a journal
-file: it resumes, and several processes share it.
+Every algorithm of a study gets the same number of trials, of the same number of epochs and images, from the same start.
+A search is a journal file: it resumes, and several processes share it.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,15 +93,31 @@ def open_search(folder: Path, name: str, algorithm: str) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=STUDIES[name].epochs // 3),
     )
+    plan = _plan(name, algorithm)
     if not study.get_trials(deepcopy=False):
+        study.set_user_attr("plan", plan)
         study.enqueue_trial(start_of(STUDIES[name], algorithm), skip_if_exists=True)
+    elif study.user_attrs.get("plan") != plan:
+        raise ConfigurationError(
+            f"{_journal(folder, name, algorithm)} holds trials of another network, budget or ranges: delete it, or "
+            "name another folder, --out DIR."
+        )
     return study
+
+
+def _plan(name: str, algorithm: str) -> dict[str, Any]:
+    """Return what the trials of a search have in common, in plain values."""
+    study = STUDIES[name]
+    plan = {field: getattr(study, field) for field in ("units", "pools", "epochs", "images", "precision")}
+    spaces = {setting: str(values) for setting, values in space(study, algorithm).items()}
+    found: dict[str, Any] = json.loads(json.dumps({**plan, "space": spaces}))
+    return found
 
 
 def requeue(study: optuna.Study) -> None:
     """Queue the settings of trials that were cut off; only while no process works on the search."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})  # queued, and drawn
         study.tell(trial.number, state=TrialState.FAIL)
 
 
@@ -190,8 +207,10 @@ def trials_of(folder: Path, name: str) -> list[dict[str, Any]]:
     for algorithm in ALGORITHMS:
         if not _journal(folder, name, algorithm).is_file():
             continue
-        best = 0.0
-        study = optuna.load_study(study_name=f"{name}_{algorithm}", storage=_storage(folder, name, algorithm))
+        best, storage = 0.0, _storage(folder, name, algorithm)
+        if not optuna.get_all_study_names(storage):  # stopped before its first trial
+            continue
+        study = optuna.load_study(study_name=f"{name}_{algorithm}", storage=storage)
         finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state in _FINISHED]
         for number, trial in enumerate(finished):
             complete = trial.state == TrialState.COMPLETE
@@ -255,8 +274,8 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"Each trial trains {found['epochs']} epochs of {found['images']:,} images, in {found['precision']}, with seed "
         f"{_SEED}. Its value is the best validation accuracy of an epoch, by the best vote of the units. Test data are "
-        "not opened. TPE draws the settings; a trial below the median of the others at the same epoch is pruned, and "
-        "what it had reached is shown.",
+        "not opened. TPE draws the settings; after five complete trials, one that is below their median at the "
+        "same epoch is pruned, and what it had reached is shown.",
         "",
         "Trials: " + ", ".join(f"{ALGORITHMS[algorithm]} {count}" for algorithm, count in counts.items()) + ".",
         "",
