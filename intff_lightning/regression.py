@@ -245,8 +245,8 @@ class RegressionModule(Regressor, IntFFModule):
 class BackpropRegression(Regressor, BackpropModule):
     """The same task by backpropagation of the mean squared error of scaled targets, with one optimizer.
 
-    An interval has the same width for every sample: the validation's quantile of the absolute errors (split conformal
-    prediction, Lei et al. 2018).
+    Its last layer starts with the middle of the range of the targets for every sample. An interval has the same width
+    for every sample: the validation's quantile of the absolute errors (split conformal prediction, Lei et al. 2018).
 
     Args:
         body: Any module ``(B, *) -> (B, *)``, or a hidden unit; a linear layer with one output follows.
@@ -285,6 +285,11 @@ class BackpropRegression(Regressor, BackpropModule):
 
     def build(self, input_shape: tuple[int, ...], num_classes: int | None) -> None:
         super().build(input_shape, 1)
+        if self.has_head:  # random predictions would be wider than the targets, which small tables cannot unlearn
+            *_, last = self.head.modules()
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, 0.5)
 
     def read(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value = scores.squeeze(1)
