@@ -1,9 +1,11 @@
 """Regression by goodness over candidate targets, and its baseline by backpropagation."""
 
+import math
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -33,7 +35,7 @@ class Regressor(Network):
 
     needed = ("input_shape", "target_range")
     margin: Tensor
-    """What calibration adds to both ends of an interval, in scaled units, scalar."""
+    """What calibration adds to both ends of an interval, in scaled units, scalar; NaN before calibration."""
 
     @property
     def predicts(self) -> Predicted:
@@ -45,7 +47,7 @@ class Regressor(Network):
         if not 0 < coverage < 1:
             raise ConfigurationError(f"coverage={coverage}: a share of the targets between 0 and 1 is needed.")
         self.coverage = coverage
-        self.register_buffer("margin", torch.zeros(()))
+        self.register_buffer("margin", torch.tensor(math.nan))
         self._collected: list[tuple[Tensor, Tensor]] | None = None  # scores and scaled targets of a validation
 
     def setup(self, stage: str) -> None:
@@ -91,7 +93,8 @@ class Regressor(Network):
             scores: What the network returns for samples, ``module(image)``.
         """
         value, lower, upper = self.read(scores)
-        lower, upper = torch.minimum(lower - self.margin, value), torch.maximum(upper + self.margin, value)
+        margin = self.margin.nan_to_num()
+        lower, upper = torch.minimum(lower - margin, value), torch.maximum(upper + margin, value)
         return self.in_units(torch.stack([value, lower, upper], dim=1))
 
     def calibrate(self, scores: Tensor, target: Tensor) -> None:
@@ -102,7 +105,27 @@ class Regressor(Network):
             target: Their scaled targets, ``(N,)``.
         """
         _, lower, upper = self.read(scores)
+        if math.ceil((len(target) + 1) * self.coverage) > len(target):
+            rank_zero_warn(
+                f"{len(target)} validation samples are too few to calibrate intervals for coverage={self.coverage:g}: "
+                "they may hold fewer targets."
+            )
         self.margin.copy_(conformal_margin(target.to(lower), lower, upper, self.coverage))
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        self._say_if_not_calibrated()
+
+    def on_predict_start(self) -> None:
+        super().on_predict_start()
+        self._say_if_not_calibrated()
+
+    def _say_if_not_calibrated(self) -> None:
+        if self.margin.isnan():
+            rank_zero_warn(
+                "the intervals were never calibrated, which takes a validation during fit: nothing is known about the "
+                "share of the targets that they hold."
+            )
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return predictions and the ends of their intervals, ``(B, 3)``, in the units of the data."""

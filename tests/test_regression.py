@@ -110,6 +110,29 @@ def test_means_and_quantiles_are_those_of_the_distribution():
     assert float(quantile(one_sure, tried, 0.05)) == pytest.approx(0.4, abs=0.01)
 
 
+@pytest.mark.parametrize("make", [_module, lambda: BackpropRegression(DenseUnit([16]))])
+def test_intervals_that_were_never_calibrated_are_said(make, trainer, recwarn):
+    module, data = make(), _data(val_size=0)
+    fitted = trainer(max_epochs=1)
+    fitted.fit(module, data)
+    assert not any("calibrate" in str(warning.message) for warning in recwarn)
+    for read in (fitted.test, fitted.predict):
+        with pytest.warns(UserWarning, match="the intervals were never calibrated"):
+            read(module, data)
+    assert torch.isfinite(module.estimate(torch.rand(2, 101 if isinstance(module, RegressionModule) else 1))).all()
+    with pytest.warns(UserWarning, match="8 validation samples are too few to calibrate intervals for coverage=0.9"):
+        module.calibrate(torch.rand(8, 101 if isinstance(module, RegressionModule) else 1), torch.rand(8))
+
+
+def test_backpropagation_starts_with_the_middle_of_the_range(trainer):
+    data = _data()
+    module = BackpropRegression(DenseUnit([16]))
+    with pytest.warns(UserWarning, match="never calibrated"):
+        values = torch.cat(trainer().predict(module, data))[:, 0]
+    low, high = data.target_range
+    torch.testing.assert_close(values, torch.full_like(values, (low + high) / 2))
+
+
 def test_margins_are_those_of_a_plain_loop_and_cover_new_samples():
     random = np.random.default_rng(0)
     for size, coverage in ((19, 0.9), (200, 0.8), (4, 0.9)):
@@ -153,7 +176,7 @@ def test_any_data_may_hold_numbers(kind, trainer):
 
     options = {"regression": True, "negatives": ShiftedTargets(3)}
     if kind == "tensors":
-        data = PairedDataModule(train=TensorDataset(x, y.double()), val_size=4, **options)
+        data = PairedDataModule(train=TensorDataset(x, y.double()), val_size=9, **options)
     elif kind == "samples":
         pairs = [(a.numpy(), float(b)) for a, b in zip(x, y, strict=True)]
         data = PairedDataModule(train=pairs, val=pairs, target_range=[-5, 7], **options)

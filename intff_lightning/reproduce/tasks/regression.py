@@ -140,8 +140,8 @@ TASK = Task(
     f"which are to hold {100 * _COVERAGE:.0f} % of the targets. How IntFF shows a candidate (an amplitude of 3) was "
     "chosen for IntFF alone, among seven variants on the validation rows of four of the data sets; these rows are test "
     "rows of other folds. The last layer of backpropagation starts with the middle of the range. Gradient boosting "
-    "(scikit-learn's defaults) and ridge regression (which chooses among 11 strengths) train on the validation rows, too. "
-    "In iris, wine and breast cancer, a column is the target. "
+    "(scikit-learn's defaults) and ridge regression (which chooses among 11 strengths) train on the validation rows, "
+    "too. In iris, wine and breast cancer, a column is the target. "
     "The data of Friedman (1991) are generated with noise. The mean leaves out Linnerud, which has 20 rows.",
     cases={name.replace(", ", "_").replace(" ", "_"): functools.partial(rows, name=name) for name in _SETS},
     average=True,
