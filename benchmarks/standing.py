@@ -55,7 +55,9 @@ PUBLISHED = (
     Published("CIFAR-10", "Distance-Forward (2024)", 88.2, "convolution"),
     Published("CIFAR-10", "ASGE (2509.12394)", 90.62, "convolution"),
     Published("CIFAR-10", "DTG-FF (2606.06539)", 91.8, "convolution, a GPU"),
+    Published("CIFAR-10", "SEDONA", 93.87, "convolution, blocks of several layers"),
     Published("CIFAR-10", "predsim (1901.06656)", 94.42, "VGG8B, cross-entropy and similarity per layer"),
+    Published("CIFAR-10", "BWBPF", 95.52, "convolution, blocks of several layers"),
     Published("CIFAR-10, dense layers", "FAUST", 56.22, "dense layers"),
     Published("CIFAR-10 without labels", "SCFF (2025)", 80.8, "convolution, contrastive pairs, linear probe"),
 )
