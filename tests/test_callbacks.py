@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from intff_lightning import DenseUnit, IntFFModule, WrongLabels
+from intff_lightning import BackpropModule, DenseUnit, IntFFModule, WrongLabels
 from intff_lightning.callbacks import (
     BestCheckpoint,
     GoodnessAccuracy,
@@ -23,7 +23,7 @@ from intff_lightning.callbacks import (
     TerminalReport,
 )
 from intff_lightning.labels import LabelOverlay, NoLabel
-from intff_lightning.local import UnitL2
+from intff_lightning.local import ChannelGoodness, UnitL2
 from intff_lightning.negatives import HybridImages
 
 
@@ -83,6 +83,27 @@ def test_goodness_logger_on_training_data(digits, trainer):
     assert run.callback_metrics["train/loss"] == pytest.approx(
         sum(float(run.callback_metrics[f"train/loss/unit_{k}"]) for k in range(2)), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", ["labels", "by class", "backpropagation"])
+def test_accuracy_is_that_of_predictions_in_the_precision_of_the_trainer(kind, digits, trainer):
+    data = digits()
+    sizes = {"input_shape": data.input_shape, "num_classes": 10}
+    torch.manual_seed(0)
+    if kind == "backpropagation":
+        module = BackpropModule(DenseUnit([30]), **sizes)
+    else:
+        module = IntFFModule([DenseUnit([30])], goodness=None if kind == "labels" else ChannelGoodness(), **sizes)
+    seen = set()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+    run = trainer(callbacks=[GoodnessAccuracy()], precision="bf16-mixed")
+    (metrics,) = run.test(module, data, verbose=False)
+    predicted = torch.cat(run.predict(module, data)).argmax(1)
+    right = (predicted == data.dataset("test").target).float().mean()
+    assert metrics["test/accuracy"] == pytest.approx(float(right))
+    assert seen == {torch.bfloat16}
 
 
 def test_accuracy_and_confusion_matrix(digits, trainer):

@@ -29,7 +29,7 @@ class GoodnessAccuracy(EvaluationCallback):
     It tries every label on every image (``module.label_goodness(image) -> (U, B, C)``), and logs ``val/accuracy``,
     ``val/accuracy/unit_0`` and so on, and the same under ``test/``. The vote of your own module is that of all units.
     A module without ``label_goodness`` counts as an ordinary classifier with scores ``module(image) -> (B, C)``. For a
-    network trained without labels, or for a regression, it logs nothing.
+    network trained without labels, or for a regression, it logs nothing. The precision is that of the Trainer.
 
     Scores without a finite largest one have no label, and end in a :class:`~intff_lightning.errors.DivergenceError`.
 
@@ -54,13 +54,14 @@ class GoodnessAccuracy(EvaluationCallback):
         scores: Tensor | None = None
         if target.is_floating_point():
             return None
-        if isinstance(module, HasLabelGoodness):
-            if not (isinstance(module, LabelClassifier) and module.unsupervised):
-                units = module.label_goodness(image)  # (U, B, C)
-                vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
-                scores = torch.cat([vote.unsqueeze(0), units])
-        else:
-            scores = module(image).unsqueeze(0)
+        with module.trainer.precision_plugin.forward_context():  # Lightning calls callbacks in full precision
+            if isinstance(module, HasLabelGoodness):
+                if not (isinstance(module, LabelClassifier) and module.unsupervised):
+                    units = module.label_goodness(image)  # (U, B, C)
+                    vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
+                    scores = torch.cat([vote.unsqueeze(0), units])
+            else:
+                scores = module(image).unsqueeze(0)
         self._last = (batch, scores)
         return scores
 
