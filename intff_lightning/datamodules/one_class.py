@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules.datasets import DatasetDataModule, Part
-from intff_lightning.datamodules.loading import InMemoryDataset
+from intff_lightning.datamodules.loading import InMemoryDataset, whole_parts
 from intff_lightning.datamodules.options import check_effects
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.errors import ConfigurationError, DataError
@@ -156,8 +156,5 @@ def _labels(dataset: Dataset[Any], reader: Reader, num_workers: int) -> Tensor:
     size = len(dataset)  # type: ignore[arg-type]  # map-style
     if isinstance(targets, Sequence | np.ndarray | Tensor) and len(targets) == size:
         return reader.labels(targets, size)
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=256, num_workers=num_workers, generator=torch.Generator(), collate_fn=list
-    )
-    found = [reader.samples(samples)[1] for samples in loader]
+    found = [target for _, target in whole_parts(dataset, reader, labelled=True, num_workers=num_workers)]
     return torch.cat([target for target in found if target is not None])
