@@ -249,7 +249,10 @@ class LocalLoss(RecordedModule):
     threshold: float | None = None
     """Goodness above which data counts as positive; ``None`` for losses that compare goodness with none."""
     separable: bool = False
-    """Whether the gradient by a goodness depends on no other goodness, so that it is known before the others are."""
+    """Whether the gradient by a goodness depends on no other goodness, so that it is known before the others are.
+
+    A class with a ``forward`` of its own does not inherit it.
+    """
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         """Compute the scalar loss of one unit.
