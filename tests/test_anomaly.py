@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch.utils.data import TensorDataset
+from torchvision.datasets import VisionDataset
 
 from intff_lightning import BackpropModule, DenseUnit, HybridImages, IntFFModule, NoLabel, Rotated, WrongLabels
 from intff_lightning.callbacks import AnomalyScore
@@ -125,6 +126,41 @@ def test_data_that_is_not_in_memory_gives_the_same_samples():
     assert torch.equal(mine.target, theirs.target)
     tested = next(iter(data.test_dataloader()))
     assert torch.equal(tested.target, (parts["test"].target[: len(tested.target)] != 3).long())
+
+
+class _Marked(VisionDataset):
+    """Images whose pixels are the raw targets, told as torchvision's data sets do."""
+
+    def __init__(self, size, **transforms):
+        super().__init__(**transforms)
+        self.targets = [k % 5 for k in range(size)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        image, target = torch.full((1, 2, 2), self.targets[index] / 8), self.targets[index]
+        return (image, target) if self.transforms is None else self.transforms(image, target)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "raw"),
+    [
+        ({}, 3),
+        ({"transform": lambda image: image}, 3),
+        ({"target_transform": lambda target: 4 - target}, 1),
+        ({"transforms": lambda image, target: (image, 4 - target)}, 1),
+    ],
+)
+def test_normal_classes_are_those_after_the_transforms_of_targets(transforms, raw):
+    sets = {part: _Marked(50, **transforms) for part in ("train", "test")}
+    source = PairedDataModule(**sets, num_classes=5, val_size=25)
+    data = OneClassDataModule(source, Rotated(), normal=3)
+    parts = {part: data.dataset(part) for part in ("train", "val", "test")}
+    assert len(parts["train"]) + len(parts["val"]) == 10
+    for dataset in parts.values():
+        for image, target in (dataset[k] for k in range(len(dataset))):
+            assert bool(target) is (float(image.max()) != raw / 8)
 
 
 @pytest.mark.parametrize("cache", [False, True])

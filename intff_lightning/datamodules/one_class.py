@@ -147,14 +147,25 @@ def _chosen(dataset: Dataset[Any], index: Tensor, target: Tensor, inner: Dataset
 
 
 def _labels(dataset: Dataset[Any], reader: Reader, num_workers: int) -> Tensor:
-    """Return the classes ``(N,)`` of a data set; its samples are read only if it does not tell its ``targets``."""
+    """Return the classes ``(N,)`` of a data set; its samples are read only if it does not tell these."""
+    told = _told(dataset, reader)
+    if told is not None:
+        return told
+    found = [target for _, target in whole_parts(dataset, reader, labelled=True, num_workers=num_workers)]
+    return torch.cat([target for target in found if target is not None])
+
+
+def _told(dataset: Dataset[Any], reader: Reader) -> Tensor | None:
+    """Return the classes ``(N,)`` that a data set tells, or ``None``."""
     if isinstance(dataset, InMemoryDataset):
         return dataset.target
     if isinstance(dataset, Subset):
-        return _labels(dataset.dataset, reader, num_workers)[torch.as_tensor(dataset.indices)]
-    targets = getattr(dataset, "targets", None)
+        told = _told(dataset.dataset, reader)
+        return None if told is None else told[torch.as_tensor(dataset.indices)]
+    targets, transforms = getattr(dataset, "targets", None), getattr(dataset, "transforms", None)
+    # as torchvision's data sets have them; transforms of another kind may change targets too
+    changes = [getattr(dataset, "target_transform", None), getattr(transforms, "target_transform", transforms)]
     size = len(dataset)  # type: ignore[arg-type]  # map-style
-    if isinstance(targets, Sequence | np.ndarray | Tensor) and len(targets) == size:
-        return reader.labels(targets, size)
-    found = [target for _, target in whole_parts(dataset, reader, labelled=True, num_workers=num_workers)]
-    return torch.cat([target for target in found if target is not None])
+    if changes != [None, None] or not isinstance(targets, Sequence | np.ndarray | Tensor) or len(targets) != size:
+        return None
+    return reader.labels(targets, size)
