@@ -24,6 +24,7 @@ from intff_lightning.datamodules import (
     InMemoryDataset,
     OneClassDataModule,
     PairedDataModule,
+    TableDataModule,
 )
 from intff_lightning.detection import detection_metrics
 from intff_lightning.draws import Draws
@@ -196,6 +197,7 @@ def test_a_folder_may_have_anomalies_in_the_test_alone(tmp_path, cache):
         (lambda: _digits(negatives=WrongLabels()), "WrongLabels gives other labels"),
         (lambda: _digits(normal=[]), "give the number of a class"),
         (lambda: OneClassDataModule(L.LightningDataModule(), Rotated()), "give data sets"),
+        (lambda: OneClassDataModule(TableDataModule("sklearn:wine"), Rotated()), "preprocessing on all training rows"),
         (lambda: OneClassDataModule(DigitsDataModule(test_corruption=Fog()), Rotated()), "test_corruption.* no effect"),
         (lambda: BackpropModule(torch.nn.Flatten(), negatives=True, input_shape=SHAPE, num_classes=3), "two classes"),
     ],

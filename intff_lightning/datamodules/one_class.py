@@ -15,6 +15,7 @@ from intff_lightning.datamodules.datasets import DatasetDataModule, Part
 from intff_lightning.datamodules.loading import InMemoryDataset, whole_parts
 from intff_lightning.datamodules.options import check_effects
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.negatives import ImageNegatives, NegativeSource
 from intff_lightning.samples import Reader
@@ -32,7 +33,8 @@ class OneClassDataModule(PairedDataModule):
 
     Args:
         data: The data sets: any datamodule of this package, such as ``MNISTDataModule`` or ``ImageFolderDataModule``,
-            or ``PairedDataModule(train=..., test=...)``. It divides validation data off the training data.
+            or ``PairedDataModule(train=..., test=...)``. It divides validation data off the training data. A
+            ``TableDataModule`` is refused, because its preprocessing is fitted on anomalies too.
         negatives: Source of negative images, which an anomaly detector must tell from normal ones.
         normal: Number of the normal class, or of several; classes of folders are numbered in alphabetical order, those
             of ``train`` first.
@@ -43,8 +45,8 @@ class OneClassDataModule(PairedDataModule):
         test_corruption: Corruption of the images of tests and predictions, see :class:`PairedDataModule`.
 
     Raises:
-        ConfigurationError: ``data`` has no data sets or was given options that have no effect here, or the negatives
-            are no images.
+        ConfigurationError: ``data`` has no data sets, is a table or was given options that have no effect here, or the
+            negatives are no images.
     """
 
     def __init__(
@@ -76,6 +78,12 @@ class OneClassDataModule(PairedDataModule):
             )
         if data.regression or data.vocabulary is not None:
             raise ConfigurationError("OneClassDataModule needs images with classes, not numbers or token sequences.")
+        if isinstance(data, TableDataModule):
+            raise ConfigurationError(
+                f"{type(data).__name__} fits its preprocessing on all training rows, and OneClassDataModule must not "
+                "know the anomalies among them: preprocess the columns by the normal rows alone, and give tensors, "
+                "PairedDataModule(train=..., test=...)."
+            )
         given = ["negatives", "corruption", "augmentation", "batch_size", "seed", "test_corruption"]
         given += [] if data.inner.cache else ["num_workers"]
         check_effects(given, data.init_arguments(), PairedDataModule, "OneClassDataModule has its own")
