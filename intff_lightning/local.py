@@ -331,6 +331,10 @@ class LabelCrossEntropy(LocalLoss):
             raise ConfigurationError(f"LabelCrossEntropy(threshold_weight={threshold_weight}): from 0 to 1 is needed.")
         if temperature <= 0:
             raise ConfigurationError(f"LabelCrossEntropy(temperature={temperature}): a number above 0 is needed.")
+        if not threshold_weight and threshold != 1.5:  # configs give the default too
+            raise ConfigurationError(
+                f"LabelCrossEntropy(threshold={threshold}) has no effect with threshold_weight=0: leave threshold out."
+            )
         self.threshold = threshold if threshold_weight else None
         self.threshold_weight, self.collaboration, self.temperature = threshold_weight, collaboration, temperature
 
