@@ -7,6 +7,8 @@ For a network that is trained without labels, it is the accuracy of the linear p
 import argparse
 import concurrent.futures
 import csv
+import importlib
+import inspect
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from benchmarks.results import summary, write
 from intff_lightning.checkpoints import read_checkpoint
@@ -32,8 +35,16 @@ Lines = list[tuple[float, str]]
 
 def fit(config: str, seed: int, folder: Path, data_dir: str, *options: str) -> tuple[dict[str, float], Lines]:
     """Run ``fit`` in its own process; see :func:`run`."""
-    where = [] if "digits" in config else ["--data.data_dir", data_dir]
+    where = data_options(config, data_dir)
     return run(["fit", "--config", config, "--seed_everything", str(seed), *options, *where], folder)
+
+
+def data_options(config: str, data_dir: str) -> list[str]:
+    """Return the option that names the folder of the data, or none if the data of the config have no folder."""
+    data = yaml.safe_load(find_config(config).read_text())["data"]["class_path"]
+    module, _, name = data.rpartition(".")
+    kind = getattr(importlib.import_module(module or "intff_lightning.datamodules"), name)
+    return ["--data.data_dir", data_dir] if "data_dir" in inspect.signature(kind).parameters else []
 
 
 def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], Lines]:
@@ -68,7 +79,10 @@ def run(arguments: Sequence[str], folder: Path) -> tuple[dict[str, float], Lines
 
 
 def training_seconds(printed: Path) -> float:
-    """Return the seconds of all epochs, validation included, whatever number of processes it took to train them."""
+    """Return the seconds of all epochs, validation included, whatever number of processes it took to train them.
+
+    Of an epoch that was stopped in the middle and resumed there, the seconds before the stop are lost.
+    """
     found = {}
     for line in printed.read_text().splitlines():
         match = re.match(r"epoch +(\d+)/.* ([\d.]+) s$", json.loads(line)[1])
@@ -80,6 +94,7 @@ def training_seconds(printed: Path) -> float:
 def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequence[str]) -> dict[str, Any]:
     """Train, or continue to train, and test a config with a seed; returns a row of the table."""
     done = folder / "row.json"
+    where = [str(Path(name).resolve()) for name in data_options(config, data_dir)[1:]]
     settings = "\n".join([find_config(config).read_text(), *options])
     if done.is_file():
         found = json.loads(done.read_text())
@@ -87,6 +102,11 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
             raise SystemExit(
                 f"{folder} is of another version of {config}, or of other options: remove it, or name another folder, "
                 "--out."
+            )
+        if found.get("data_dir", where) != where:  # older files lack it
+            raise SystemExit(
+                f"{folder} is of the data in {' '.join(found['data_dir'])}, and not of {' '.join(where)}: remove it, "
+                "or name another folder, --out."
             )
         row: dict[str, Any] = found["row"]
         return row
@@ -104,7 +124,7 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
         # without the statistics of batch norm
         "parameters": sum(v.numel() for name, v in state.items() if v.is_floating_point() and "running_" not in name),
     }
-    done.write_text(json.dumps({"config": settings, "row": row}, indent=1) + "\n")
+    done.write_text(json.dumps({"config": settings, "data_dir": where, "row": row}, indent=1) + "\n")
     return row
 
 

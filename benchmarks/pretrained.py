@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.accuracy import fit, run
+from benchmarks.accuracy import data_options, fit, run
 from intff_lightning import IntFFModule
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.cli import main as intff
@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     both = [{**checkpoint, "state_dict": weights} for weights in (whole, small)]
     same = torch.equal(*(classes(each, path, arguments.data_dir) for each in both))
     AtomicCheckpointIO().save_checkpoint(both[same], path)
-    where = [] if "digits" in name else ["--data.data_dir", arguments.data_dir]
+    where = data_options(config, arguments.data_dir)
     metrics, _ = run(["test", "--ckpt_path", str(path), *where], logs / "test")
     entry = {
         "name": name,

@@ -1,5 +1,6 @@
 """A stack of units as a network: goodness of inputs, and a classifier that tries every label."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -67,13 +68,19 @@ class LabelClassifier(Freezable, Network):
             raise ConfigurationError(
                 f"goodness by class is for images without a label: leave the encoder ({type(encoder).__name__}) out."
             )
+        if sweep_size is not None and (self.by_class or not (encoder is None or encoder.shows_label)):
+            raise ConfigurationError(
+                "sweep_size has no effect: images show no label, so each is read once. Leave it out."
+            )
         self._chooses_encoder = encoder is None and not self.by_class
         self.encoder: LabelEncoder = encoder or (NoLabel() if self.by_class else LabelOverlay())
         self._vote, self._vote_weights = vote, vote_weights
         if self.fits_votes:
             self.register_buffer("fitted_vote", torch.ones(len(self.vote)))
         elif vote_weights is not None and (
-            isinstance(vote_weights, str) or min(vote_weights, default=0) < 0 or not any(vote_weights)
+            isinstance(vote_weights, str)
+            or not all(0 <= weight < math.inf for weight in vote_weights)
+            or not any(vote_weights)
         ):
             raise ConfigurationError(
                 f"vote_weights={vote_weights}: validation, or numbers of 0 or more and not all 0, are needed."

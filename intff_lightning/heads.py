@@ -98,7 +98,8 @@ class LinearHead(Head):
     Args:
         pool: Average maps ``(D, H, W)`` over this number of patches along each side first, at most one per position,
             which makes the head smaller (global average pooling is 1). Sequences ``(T, D)`` are averaged over all
-            positions that are no padding by 1. ``None`` reads every activation, as the paper does.
+            positions that are no padding by 1. ``None`` reads every activation, as the paper does. In mixed
+            precision, averages of maps are in the dtype of the maps, such as bfloat16; all else is in float32.
     """
 
     reads_padding = True

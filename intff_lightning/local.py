@@ -249,7 +249,10 @@ class LocalLoss(RecordedModule):
     threshold: float | None = None
     """Goodness above which data counts as positive; ``None`` for losses that compare goodness with none."""
     separable: bool = False
-    """Whether the gradient by a goodness depends on no other goodness, so that it is known before the others are."""
+    """Whether the gradient by a goodness depends on no other goodness, so that it is known before the others are.
+
+    A class with a ``forward`` of its own does not inherit it.
+    """
 
     def forward(self, positive: Tensor, negative: Tensor | None, target: Tensor, earlier: Earlier) -> Tensor:
         """Compute the scalar loss of one unit.
@@ -328,6 +331,10 @@ class LabelCrossEntropy(LocalLoss):
             raise ConfigurationError(f"LabelCrossEntropy(threshold_weight={threshold_weight}): from 0 to 1 is needed.")
         if temperature <= 0:
             raise ConfigurationError(f"LabelCrossEntropy(temperature={temperature}): a number above 0 is needed.")
+        if not threshold_weight and threshold != 1.5:  # configs give the default too
+            raise ConfigurationError(
+                f"LabelCrossEntropy(threshold={threshold}) has no effect with threshold_weight=0: leave threshold out."
+            )
         self.threshold = threshold if threshold_weight else None
         self.threshold_weight, self.collaboration, self.temperature = threshold_weight, collaboration, temperature
 

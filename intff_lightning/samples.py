@@ -153,17 +153,18 @@ class Reader:
         arrays = [_of_pil(image, self.where) if isinstance(image, Image.Image) else image for image in images]
         tensors = [self.tensor(array) for array in arrays]
         for number, tensor in enumerate(tensors):
-            if (tensor.shape, tensor.dtype) != (tensors[0].shape, tensors[0].dtype):
-                advice = "All images need one shape and one dtype: resize or convert them."
-                if self.vocabulary is not None:
-                    advice = "Pad the sequences of token ids with zeros to one length."
-                what = "image" if self.vocabulary is None else "sequence"
-                raise self._refusal(
-                    f"{what} {number} of a batch is {_kind(tensor)}, and the first one {_kind(tensors[0])}", advice
-                )
+            self.check_alike(tensor, tensors[0], f"{number} of a batch")
         if tensors and not tensors[0].ndim:
             raise self._refusal("an image is a single number", "Images (*) of one or more dimensions are needed.")
         return self.pixels(default_collate(tensors))
+
+    def check_alike(self, image: Tensor, first: Tensor, number: str) -> None:
+        """Refuse an image, or a sequence, of another shape or dtype than the first one; ``number`` names it."""
+        if (image.shape, image.dtype) != (first.shape, first.dtype):
+            what, advice = "image", "All images need one shape and one dtype: resize or convert them."
+            if self.vocabulary is not None:
+                what, advice = "sequence", "Pad the sequences of token ids with zeros to one length."
+            raise self._refusal(f"{what} {number} is {_kind(image)}, and the first one {_kind(first)}", advice)
 
     def tensor(self, value: Any) -> Tensor:
         """Return a tensor of the same values."""

@@ -85,7 +85,8 @@ def expected_value(scores: Tensor, candidates: Tensor) -> Tensor:
 def quantile(scores: Tensor, candidates: Tensor, level: float) -> Tensor:
     r"""Return a quantile of the softmax over candidates, linear between them.
 
-    Half of a candidate's probability counts as below it, so that the median of a symmetric distribution is its centre.
+    Half of a candidate's probability counts as below it. If candidates without probability share the level, the result
+    is the lowest of them: the median of two equal peaks with a gap between them is the lower end of the gap.
 
     Args:
         scores: ``(B, C)``.
@@ -99,6 +100,8 @@ def quantile(scores: Tensor, candidates: Tensor, level: float) -> Tensor:
     tensor([2.])
     >>> quantile(torch.zeros(1, 5), torch.arange(5.0), 0.0)
     tensor([0.])
+    >>> quantile(torch.tensor([[0.0, -1e9, -1e9, 0.0]]), torch.arange(4.0), 0.5)
+    tensor([1.])
     """
     probability = scores.float().softmax(1)
     below = probability.cumsum(1) - probability / 2  # (B, C)

@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch.utils.data import TensorDataset
+from torchvision.datasets import VisionDataset
 
 from intff_lightning import BackpropModule, DenseUnit, HybridImages, IntFFModule, NoLabel, Rotated, WrongLabels
 from intff_lightning.callbacks import AnomalyScore
@@ -23,6 +24,7 @@ from intff_lightning.datamodules import (
     InMemoryDataset,
     OneClassDataModule,
     PairedDataModule,
+    TableDataModule,
 )
 from intff_lightning.detection import detection_metrics
 from intff_lightning.draws import Draws
@@ -127,6 +129,41 @@ def test_data_that_is_not_in_memory_gives_the_same_samples():
     assert torch.equal(tested.target, (parts["test"].target[: len(tested.target)] != 3).long())
 
 
+class _Marked(VisionDataset):
+    """Images whose pixels are the raw targets, told as torchvision's data sets do."""
+
+    def __init__(self, size, **transforms):
+        super().__init__(**transforms)
+        self.targets = [k % 5 for k in range(size)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        image, target = torch.full((1, 2, 2), self.targets[index] / 8), self.targets[index]
+        return (image, target) if self.transforms is None else self.transforms(image, target)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "raw"),
+    [
+        ({}, 3),
+        ({"transform": lambda image: image}, 3),
+        ({"target_transform": lambda target: 4 - target}, 1),
+        ({"transforms": lambda image, target: (image, 4 - target)}, 1),
+    ],
+)
+def test_normal_classes_are_those_after_the_transforms_of_targets(transforms, raw):
+    sets = {part: _Marked(50, **transforms) for part in ("train", "test")}
+    source = PairedDataModule(**sets, num_classes=5, val_size=25)
+    data = OneClassDataModule(source, Rotated(), normal=3)
+    parts = {part: data.dataset(part) for part in ("train", "val", "test")}
+    assert len(parts["train"]) + len(parts["val"]) == 10
+    for dataset in parts.values():
+        for image, target in (dataset[k] for k in range(len(dataset))):
+            assert bool(target) is (float(image.max()) != raw / 8)
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_folder_may_have_anomalies_in_the_test_alone(tmp_path, cache):
     for part, count, kinds in (("train", 10, {"good": 200}), ("test", 2, {"bent": 10, "good": 200, "loose": 50})):
@@ -160,6 +197,7 @@ def test_a_folder_may_have_anomalies_in_the_test_alone(tmp_path, cache):
         (lambda: _digits(negatives=WrongLabels()), "WrongLabels gives other labels"),
         (lambda: _digits(normal=[]), "give the number of a class"),
         (lambda: OneClassDataModule(L.LightningDataModule(), Rotated()), "give data sets"),
+        (lambda: OneClassDataModule(TableDataModule("sklearn:wine"), Rotated()), "preprocessing on all training rows"),
         (lambda: OneClassDataModule(DigitsDataModule(test_corruption=Fog()), Rotated()), "test_corruption.* no effect"),
         (lambda: BackpropModule(torch.nn.Flatten(), negatives=True, input_shape=SHAPE, num_classes=3), "two classes"),
     ],

@@ -357,6 +357,49 @@ def test_training_seconds_are_those_of_the_last_time_that_an_epoch_was_trained(t
     assert training_seconds(path) == 65.5
 
 
+@pytest.mark.parametrize(
+    ("config", "has_folder"),
+    [
+        *((name, False) for name in ("digits", "wine", "diabetes", "words")),
+        *((name, True) for name in ("mnist", "cifar10_conv", "paper/table1_intff_784_100-50_30-10_tuned")),
+    ],
+)
+def test_only_data_with_a_folder_get_one(config, has_folder, tmp_path):
+    from benchmarks.accuracy import data_options
+    from intff_lightning.cli.configs import find_config
+
+    elsewhere = tmp_path / "digits" / "config.yaml"  # the folders of a path mean nothing
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(find_config(config).read_text())
+    for name in (config, str(elsewhere)):
+        assert data_options(name, "DIR") == (["--data.data_dir", "DIR"] if has_folder else [])
+
+
+def test_a_row_is_of_one_folder_of_data(tmp_path, monkeypatch):
+    from benchmarks import accuracy
+
+    def fit(config, seed, folder, data_dir, *options):
+        folder.mkdir(parents=True)
+        torch.save({"state_dict": {}}, folder / "last.ckpt")
+        (folder / "printed.jsonl").write_text(json.dumps([1.0, "epoch  1/1  loss 0.1  2.0 s"]) + "\n")
+        return {"test/accuracy": float(data_dir[-1])}, []
+
+    monkeypatch.setattr(accuracy, "fit", fit)
+    monkeypatch.chdir(tmp_path)
+    row = accuracy.measure("mnist", 0, tmp_path / "a", "data1", [])
+    for same in ("data1", "./data1", str(tmp_path / "data1")):
+        assert accuracy.measure("mnist", 0, tmp_path / "a", same, []) == row
+    with pytest.raises(SystemExit, match=r"a is of the data in .*data1, and not of .*data2: remove it"):
+        accuracy.measure("mnist", 0, tmp_path / "a", "data2", [])
+    done = tmp_path / "a" / "row.json"
+    older = json.loads(done.read_text())
+    del older["data_dir"]
+    done.write_text(json.dumps(older))
+    assert accuracy.measure("mnist", 0, tmp_path / "a", "data2", []) == row
+    own = accuracy.measure("digits", 0, tmp_path / "b", "data1", [])  # digits are in no folder
+    assert accuracy.measure("digits", 0, tmp_path / "b", "data2", []) == own
+
+
 @pytest.mark.slow
 def test_accuracy_of_a_seed_is_measured_once(tmp_path):
     from benchmarks.__main__ import main

@@ -1,6 +1,7 @@
 """Image files in a folder per class."""
 
 import functools
+import os
 import shutil
 
 import numpy as np
@@ -115,6 +116,71 @@ def test_what_cannot_be_cached_is_refused(files, own):
     data = PairedDataModule(train=dictionaries, keys=["picture", "kind"], cache=True, val_size=6)
     assert [len(data.dataset(part)) for part in ("train", "val")] == [24, 6]
     assert data.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (torch.rand(1, 4, 5), r"train data: image 256 is torch.float32 .* first one torch.uint8 .* one dtype"),
+        (torch.zeros(1, 5, 5, dtype=torch.uint8), r"train data: image 256 is .* \(1, 5, 5\), and .* \(1, 4, 5\)"),
+    ],
+)
+def test_all_cached_images_are_of_one_kind(late, message):
+    early = torch.full((1, 4, 5), 200, dtype=torch.uint8)
+    samples = [(early, 0)] * 256 + [(late, 1)] * 44
+    with pytest.raises(DataError, match=message):
+        PairedDataModule(train=samples, cache=True).dataset("train")
+
+
+def test_cached_sequences_are_of_one_length():
+    samples = [([1, 2, 0], 0)] * 256 + [([1, 2, 3, 0], 1)]
+    with pytest.raises(DataError, match=r"train data: sequence 256 .* Pad the sequences"):
+        PairedDataModule(train=samples, cache=True, vocabulary=4).dataset("train")
+
+
+@pytest.fixture
+def few_files():
+    """Allow this process and its workers 48 more open files."""
+    resource = pytest.importorskip("resource")
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 48, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the open files as Linux does")
+def test_workers_read_whole_data_with_few_open_files(few_files):
+    source = {"train": Counted(256 * 30), "val_size": 0, "num_classes": 3}
+    train = PairedDataModule(**source, num_workers=2, cache=True).dataset("train")
+    assert torch.equal(train.image[:, 0, 0], torch.arange(256 * 30.0))
+    assert torch.equal(train.target, torch.arange(256 * 30) % 3)
+    normal = OneClassDataModule(PairedDataModule(**source), HybridImages(), normal=1, num_workers=2)
+    assert len(normal.dataset("train")) == 256 * 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one_class", [False, True])
+def test_workers_return_errors_of_whole_data(one_class):
+    samples = [(torch.zeros(1, 4, 5), 0)] * 300 + [(torch.zeros(1, 4, 6), 1)]
+    if one_class:
+        data = OneClassDataModule(PairedDataModule(train=samples, val_size=0), HybridImages(), num_workers=2)
+    else:
+        data = PairedDataModule(train=samples, num_workers=2, cache=True)
+    with pytest.raises(DataError, match=r"^train data: image 44 of a batch is .* resize or convert them"):
+        data.dataset("train")
+
+
+class Counted(torch.utils.data.Dataset):
+    """Images with the number of the sample, of three classes in turn."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, number):
+        return torch.full((1, 1), float(number)), number % 3
 
 
 class Transformed(list):

@@ -10,6 +10,7 @@ from intff_lightning import ConvUnit, DenseUnit, FourierPattern, IntFFModule, La
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import ChannelGoodness, LabelCrossEntropy, SoftplusLoss
 from intff_lightning.pairs import PairedBatch
+from intff_lightning.passes import is_separable
 
 SGD = functools.partial(torch.optim.SGD, lr=0.5, momentum=0.9)
 
@@ -19,6 +20,13 @@ class Dropping(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(20, 6), nn.Dropout(0.5))
+
+
+class Standardized(SoftplusLoss):
+    """Inherits ``separable``, but compares each goodness with all others."""
+
+    def forward(self, positive, negative, target, earlier):
+        return super().forward(positive - positive.mean(), negative - positive.mean(), target, earlier)
 
 
 def _dense(**options):
@@ -36,7 +44,9 @@ def _conv(**options):
 
 @pytest.mark.parametrize("make", [_dense, _embedded, _conv])
 @pytest.mark.parametrize("inputs", [3, 8, 20, 99])
-@pytest.mark.parametrize("loss", [LabelCrossEntropy(threshold_weight=0.4, collaboration=0.5), SoftplusLoss(0.3)])
+@pytest.mark.parametrize(
+    "loss", [LabelCrossEntropy(threshold_weight=0.4, collaboration=0.5), SoftplusLoss(0.3), Standardized(0.3)]
+)
 def test_the_steps_are_those_of_all_labels_at_once(make, inputs, loss, batches, trainer):
     weights, losses = [], []
     for option in (None, inputs):
@@ -105,3 +115,20 @@ def test_batch_statistics_and_a_loss_of_ones_own_are_refused(batches, trainer):
 
     with pytest.raises(ConfigurationError, match="the package's local_loss"):
         Own([DenseUnit([5])], chunk_size=1)
+
+
+def test_a_loss_is_separable_if_the_class_with_its_forward_says_so():
+    class Lower(SoftplusLoss):
+        """A threshold of its own, and the ``forward`` of the base."""
+
+    class Told(Standardized):
+        separable = True  # of another class's forward
+
+    class Own(SoftplusLoss):
+        separable = True
+
+        def forward(self, positive, negative, target, earlier):
+            return super().forward(2 * positive, negative, target, earlier)
+
+    losses = [SoftplusLoss(), Lower(), Own(), LabelCrossEntropy(), Standardized(), Told()]
+    assert [is_separable(loss) for loss in losses] == [True, True, True, False, False, False]

@@ -15,8 +15,8 @@ from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule, Re
 from intff_lightning.callbacks import GoodnessAccuracy, LinearProbe
 from intff_lightning.datamodules import ImageFolderDataModule, PairedDataModule
 from intff_lightning.errors import ConfigurationError, DataError
-from intff_lightning.labels import FourierPattern, LabelColumns, LabelEmbedding, LabelOverlay, LabelPlanes
-from intff_lightning.local import RMS, ChannelGoodness, SymBaLoss, TopGoodness, UnitL2
+from intff_lightning.labels import FourierPattern, LabelColumns, LabelEmbedding, LabelOverlay, LabelPlanes, NoLabel
+from intff_lightning.local import RMS, ChannelGoodness, LabelCrossEntropy, SymBaLoss, TopGoodness, UnitL2
 from intff_lightning.negatives import NegativeSource
 from intff_lightning.samples import Reader, check_pixels
 
@@ -277,3 +277,29 @@ def test_the_network_of_a_data_set_is_evaluated_as_before(trainer):
     run = trainer(callbacks=[GoodnessAccuracy()])
     run.fit(_network(), PairedDataModule(train=DATA, val=DATA))
     assert 0 <= run.callback_metrics["val/accuracy"] <= 1
+
+
+# -------------------------------------------------------------------- options without effect
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _network(goodness=ChannelGoodness(), sweep_size=2), "sweep_size has no effect"),
+        (lambda: _network(encoder=NoLabel(), sweep_size=2), "sweep_size has no effect"),
+        (lambda: ConvUnit([6], norm="batch", groups=3), "groups=3 has no effect with norm=batch"),
+        (lambda: ConvUnit([6], groups=3), "groups=3 has no effect with norm=none"),
+        (lambda: LabelCrossEntropy(threshold=7.0, threshold_weight=0), "threshold=7.0.* has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(make, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+def test_defaults_without_effect_are_accepted():
+    """Configs and recipes give every option."""
+    assert ConvUnit([6], norm="batch", groups=8).groups == 8
+    assert LabelCrossEntropy(threshold=1.5, threshold_weight=0).threshold is None
+    assert _network(goodness=ChannelGoodness(), sweep_size=None).sweep_size is None
+    assert _network(sweep_size=2).sweep_size == 2

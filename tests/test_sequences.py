@@ -184,6 +184,22 @@ def test_goodness_of_a_sequence_is_that_of_its_tokens(goodness, of_one):
         assert torch.equal(real_positions(quiet), real_positions(silent))
 
 
+@pytest.mark.parametrize("make", [RecurrentUnit, functools.partial(AttentionUnit, heads=2)])
+@pytest.mark.parametrize(
+    ("normalization", "dtype"),
+    [(GroupNormalization(), torch.float32), (UnitL2(), torch.float16)],
+)
+def test_a_normalization_makes_no_padding_of_a_token_without_activity(make, normalization, dtype):
+    unit = make(4, normalization=normalization)
+    unit.setup(PaddedShape((4, 5)), CLASSES)
+    real = torch.tensor([[True, True, True, False]])
+    x = mark(torch.tensor([900.0, 0.0, 300.0, 0.0], dtype=dtype).view(1, 4, 1) * torch.arange(5), real)
+    normalized = unit.normalize(x)
+    assert torch.equal(real_positions(normalized), real)
+    torch.testing.assert_close(normalized[0, 1], torch.full((5,), 1e-5, dtype=dtype))
+    assert torch.equal(real_positions(unit(x.float())), real)
+
+
 def test_a_label_is_a_token_in_front():
     encoder = LabelPrefix()
     encoder.setup(TokenShape([3], 10), CLASSES)

@@ -73,6 +73,9 @@ def test_what_cannot_vote_is_refused(network, batches, trainer):
         network([6], [6], vote_weights=[1.0, -2.0])
     with pytest.raises(ConfigurationError, match="not all 0"):
         network([6], [6], vote_weights=[0.0, 0.0])
+    for weight in (float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="numbers of 0 or more"):
+            network([6], [6], vote_weights=[1.0, weight])
     with pytest.raises(ConfigurationError, match="leave vote_weights out"):
         network([6], [6], vote_weights=[1.0, 2.0]).positive_probability(torch.rand(2, 1, 4, 5))
     with pytest.raises(ConfigurationError, match="this run has no validation"):

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from intff_lightning.datamodules.loading import (
     IndexedDataset,
@@ -23,8 +23,9 @@ from intff_lightning.datamodules.loading import (
     SeededSampler,
     count_classes,
     told_classes,
+    whole_parts,
 )
-from intff_lightning.errors import ConfigurationError, DataError, IntFFError, check_choice
+from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.framing import Framing
 from intff_lightning.pairs import data_share
 from intff_lightning.samples import Reader, check_labels, check_pixels
@@ -196,21 +197,15 @@ class DatasetDataModule(PartDataModule):
                 f"cache=true would keep one random version of each sample: the transforms of {part} data are random.\n"
                 "Leave cache out, or leave these transforms out and give augmentation=, which works on cached images."
             )
-        loader = DataLoader(
-            IndexedDataset(dataset, reader, None),
-            batch_size=256,
-            num_workers=self.num_workers,
-            generator=torch.Generator(),  # as in `loader`
-            collate_fn=list,
-        )
-        images, targets = [], []
-        for samples in loader:
-            for sample, _ in samples:
-                if isinstance(sample, IntFFError):
-                    raise sample
-            image, target = reader.samples([sample for sample, _ in samples], labelled=part != "predict")
+        images: list[Tensor] = []
+        targets: list[Tensor] = []
+        size = 0
+        for image, target in whole_parts(dataset, reader, part != "predict", self.num_workers):
+            if images:
+                reader.check_alike(image[0], images[0][0], str(size))
             images.append(image)
             targets.append(torch.full((len(image),), -1) if target is None else target)
+            size += len(image)
         self._told += [] if told is None or reader.regression or part not in ("train", "val") else [told]
         return self._in_memory(torch.cat(images), torch.cat(targets))
 

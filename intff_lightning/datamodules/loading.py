@@ -1,6 +1,7 @@
 """Data sets in memory, and loaders whose order is a function of (seed, epoch) on any number of processes."""
 
 import contextlib
+import functools
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence, Sized
@@ -118,6 +119,31 @@ class SampleLoader(DataLoader[Any]):
             if isinstance(batch, IntFFError):
                 raise batch
             yield batch
+
+
+def whole_parts(
+    dataset: Dataset[Any], reader: Reader, labelled: bool, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Read a whole data set once, in order; yields images ``(B, *)`` and targets as ``reader.samples`` does."""
+    loader = SampleLoader(
+        IndexedDataset(dataset, reader, None),
+        batch_size=256,
+        num_workers=num_workers,
+        generator=torch.Generator(),  # the default would advance the global random state
+        collate_fn=functools.partial(_read, reader, labelled),
+    )
+    for image, target in loader:
+        # a tensor of a worker keeps a file open, of which a process may have few
+        yield image.clone(), None if target is None else target.clone()
+
+
+def _read(reader: Reader, labelled: bool, samples: list[tuple[Any, int]]) -> tuple[Tensor, Tensor | None] | IntFFError:
+    contents = [content for content, _ in samples]
+    error = next((content for content in contents if isinstance(content, IntFFError)), None)
+    try:
+        return error or reader.samples(contents, labelled)
+    except IntFFError as refusal:
+        return refusal
 
 
 class SeededSampler(DistributedSampler[int]):

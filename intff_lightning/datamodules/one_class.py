@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.corruptions import Corruption
 from intff_lightning.datamodules.datasets import DatasetDataModule, Part
-from intff_lightning.datamodules.loading import InMemoryDataset
+from intff_lightning.datamodules.loading import InMemoryDataset, whole_parts
 from intff_lightning.datamodules.options import check_effects
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.tables import TableDataModule
 from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.negatives import ImageNegatives, NegativeSource
 from intff_lightning.samples import Reader
@@ -32,7 +33,8 @@ class OneClassDataModule(PairedDataModule):
 
     Args:
         data: The data sets: any datamodule of this package, such as ``MNISTDataModule`` or ``ImageFolderDataModule``,
-            or ``PairedDataModule(train=..., test=...)``. It divides validation data off the training data.
+            or ``PairedDataModule(train=..., test=...)``. It divides validation data off the training data. A
+            ``TableDataModule`` is refused, because its preprocessing is fitted on anomalies too.
         negatives: Source of negative images, which an anomaly detector must tell from normal ones.
         normal: Number of the normal class, or of several; classes of folders are numbered in alphabetical order, those
             of ``train`` first.
@@ -43,8 +45,8 @@ class OneClassDataModule(PairedDataModule):
         test_corruption: Corruption of the images of tests and predictions, see :class:`PairedDataModule`.
 
     Raises:
-        ConfigurationError: ``data`` has no data sets or was given options that have no effect here, or the negatives
-            are no images.
+        ConfigurationError: ``data`` has no data sets, is a table or was given options that have no effect here, or the
+            negatives are no images.
     """
 
     def __init__(
@@ -76,6 +78,12 @@ class OneClassDataModule(PairedDataModule):
             )
         if data.regression or data.vocabulary is not None:
             raise ConfigurationError("OneClassDataModule needs images with classes, not numbers or token sequences.")
+        if isinstance(data, TableDataModule):
+            raise ConfigurationError(
+                f"{type(data).__name__} fits its preprocessing on all training rows, and OneClassDataModule must not "
+                "know the anomalies among them: preprocess the columns by the normal rows alone, and give tensors, "
+                "PairedDataModule(train=..., test=...)."
+            )
         given = ["negatives", "corruption", "augmentation", "batch_size", "seed", "test_corruption"]
         given += [] if data.inner.cache else ["num_workers"]
         check_effects(given, data.init_arguments(), PairedDataModule, "OneClassDataModule has its own")
@@ -147,17 +155,25 @@ def _chosen(dataset: Dataset[Any], index: Tensor, target: Tensor, inner: Dataset
 
 
 def _labels(dataset: Dataset[Any], reader: Reader, num_workers: int) -> Tensor:
-    """Return the classes ``(N,)`` of a data set; its samples are read only if it does not tell its ``targets``."""
+    """Return the classes ``(N,)`` of a data set; its samples are read only if it does not tell these."""
+    told = _told(dataset, reader)
+    if told is not None:
+        return told
+    found = [target for _, target in whole_parts(dataset, reader, labelled=True, num_workers=num_workers)]
+    return torch.cat([target for target in found if target is not None])
+
+
+def _told(dataset: Dataset[Any], reader: Reader) -> Tensor | None:
+    """Return the classes ``(N,)`` that a data set tells, or ``None``."""
     if isinstance(dataset, InMemoryDataset):
         return dataset.target
     if isinstance(dataset, Subset):
-        return _labels(dataset.dataset, reader, num_workers)[torch.as_tensor(dataset.indices)]
-    targets = getattr(dataset, "targets", None)
+        told = _told(dataset.dataset, reader)
+        return None if told is None else told[torch.as_tensor(dataset.indices)]
+    targets, transforms = getattr(dataset, "targets", None), getattr(dataset, "transforms", None)
+    # as torchvision's data sets have them; transforms of another kind may change targets too
+    changes = [getattr(dataset, "target_transform", None), getattr(transforms, "target_transform", transforms)]
     size = len(dataset)  # type: ignore[arg-type]  # map-style
-    if isinstance(targets, Sequence | np.ndarray | Tensor) and len(targets) == size:
-        return reader.labels(targets, size)
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=256, num_workers=num_workers, generator=torch.Generator(), collate_fn=list
-    )
-    found = [reader.samples(samples)[1] for samples in loader]
-    return torch.cat([target for target in found if target is not None])
+    if changes != [None, None] or not isinstance(targets, Sequence | np.ndarray | Tensor) or len(targets) != size:
+        return None
+    return reader.labels(targets, size)

@@ -48,7 +48,7 @@ class ConvUnit(HiddenUnit):
         pool: Size of the max-pooling at the end, 1 for none; or one size per layer, to pool right after its
             convolution, so that normalization and activation have less to do.
         norm: Normalization after each convolution: ``none``, ``batch`` or ``group``.
-        groups: Number of groups of the group normalization.
+        groups: Number of groups of the group normalization; no other ``norm`` has any.
         residual: Add each layer's input to its output (He et al. 2016).
         activation: Activation function after each layer, by the name of its class in :mod:`torch.nn`.
         initialization: Initialization of the weights, see :class:`~intff_lightning.units.DenseUnit`.
@@ -86,6 +86,8 @@ class ConvUnit(HiddenUnit):
         check_choice("norm", norm, Norm)
         if norm == "group" and any(width % groups for width in channels):
             raise ConfigurationError(f"groups={groups} does not divide channels={list(channels)}.")
+        if norm != "group" and groups != 8:  # configs give the default too
+            raise ConfigurationError(f"groups={groups} has no effect with norm={norm}: leave groups out.")
         check_choice("initialization", initialization, Initialization)
         activation_layer(activation)  # refuses unknown names now, not when the body is built
         self.channels, self.kernel_size, self.stride = list(channels), kernel_size, stride

@@ -56,11 +56,14 @@ class SequenceUnit(HiddenUnit):
     def normalize(self, x: Tensor) -> Tensor:
         if not isinstance(self.input_shape, PaddedShape):
             return super().normalize(x)
+        real = real_positions(x)
         if isinstance(self.normalization, ScaleNormalization):
-            features = real_positions(x).sum(1, keepdim=True) * x.shape[2]
-            return scale_samples(x, self.normalization.scale(l2_norm(x).unsqueeze(1), features.clamp_(min=1)))
-        h: Tensor = self.normalization(x.flatten(0, 1)).view_as(x)
-        return torch.where(real_positions(x).unsqueeze(2), h, 0)
+            features = real.sum(1, keepdim=True) * x.shape[2]
+            h = scale_samples(x, self.normalization.scale(l2_norm(x).unsqueeze(1), features.clamp_(min=1)))
+        else:
+            h = self.normalization(x.flatten(0, 1)).view_as(x)
+        # a token without activity may have become zero, like padding; all others stay as they are
+        return torch.where((real_positions(h) == real).unsqueeze(2), h, mark(h, real))
 
 
 class _Embedding(nn.Module):
