@@ -14,7 +14,8 @@ import yaml
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.cli import main
 from intff_lightning.datamodules import TableDataModule
-from intff_lightning.datamodules.columns import Preprocessing, read_table
+from intff_lightning.datamodules.columns import Preprocessing
+from intff_lightning.datamodules.reading import read_table
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 
 ROWS = """age,port,fare,class,id

@@ -12,19 +12,12 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from intff_lightning.corruptions import ImageCorruption
-from intff_lightning.datamodules.columns import (
-    MISSING,
-    Columns,
-    Preprocessing,
-    numbers,
-    read_table,
-    rows_of,
-    text,
-    value_names,
-)
+from intff_lightning.datamodules.cells import Columns, numbers, rows_of, text, value_names
+from intff_lightning.datamodules.columns import Preprocessing
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.loading import InMemoryDataset, range_of
 from intff_lightning.datamodules.paired import PairedDataModule
+from intff_lightning.datamodules.reading import MISSING, read_table
 from intff_lightning.draws import Draws
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.recipe import from_recipe
