@@ -15,10 +15,11 @@ from intff_lightning.corruptions import ImageCorruption
 from intff_lightning.datamodules.cells import Columns, numbers, rows_of, text, value_names
 from intff_lightning.datamodules.columns import Preprocessing
 from intff_lightning.datamodules.datasets import Part
+from intff_lightning.datamodules.division import drawn, named
 from intff_lightning.datamodules.loading import InMemoryDataset, range_of
+from intff_lightning.datamodules.options import count_of
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.reading import MISSING, read_table
-from intff_lightning.draws import Draws
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.recipe import from_recipe
 
@@ -269,39 +270,23 @@ class TableDataModule(PairedDataModule):
         if self._index is None:
             table = self._table("train")
             assert table is not None  # the caller has looked
-            size = len(next(iter(table.values())))
+            every = torch.arange(len(next(iter(table.values()))))
             if self.split is not None:
                 self._check_columns(table, self._where("train"))
-                self._index = self._named(table[self.split], size)
+                self._index = named(table[self.split], self.split)
+                if not len(self._index["train"]):
+                    raise DataError(f"{self._where('train')}: column {self.split!r} names no row to train on.")
             else:
-                drawn = self._table("test") is None and self.test_size
-                count = (round(self.test_size * size) if self.test_size < 1 else int(self.test_size)) if drawn else 0
-                order = Draws(self.val_seed, 0, torch.arange(size), stream=_TEST).shuffle()
-                self._index = {"test": order[:count].sort().values, "train": order[count:].sort().values}
-            if "val" not in self._index:
-                held_out = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
-                rows = self._index["train"]
-                order = Draws(self.val_seed, 0, rows).shuffle()
-                self._index |= {
-                    "val": rows[order[:held_out]].sort().values,
-                    "train": rows[order[held_out:]].sort().values,
-                }
-            if not len(self._index["train"]):
-                raise ConfigurationError(f"{self._where('train')}: no row is left to train on.")
+                count = count_of("test_size", self.test_size, len(every)) if self._table("test") is None else 0
+                test, rest = drawn(every, count, self.val_seed, _TEST)
+                self._index = {"test": test, "val": every[:0], "train": rest}
+            if len(self._index["val"]):
+                self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
+            else:
+                count = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
+                val, rest = drawn(self._index["train"], count, self.val_seed)
+                self._index |= {"val": val, "train": rest}
         return self._index
-
-    def _named(self, cells: Any, size: int) -> dict[Part, Tensor]:
-        """Return the rows that a column names."""
-        parts: tuple[Part, ...] = ("train", "val", "test")
-        strange = [cell for cell in cells if cell not in parts]
-        if strange:
-            raise DataError(f"column {self.split!r} has the value {strange[0]!r}, and train, val or test are needed.")
-        found: dict[Part, Tensor] = {part: torch.arange(size)[torch.from_numpy(cells == part)] for part in parts}
-        if len(found["val"]):
-            self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
-        else:
-            del found["val"]
-        return found
 
     def load(self, part: Part) -> Dataset[Any] | None:
         """Return the rows of a part, with samples ``(D,)`` float32.
