@@ -279,13 +279,14 @@ def test_a_run_does_not_resume_with_the_rows_in_another_order(trainer):
     fit.fit(IntFFModule([DenseUnit([12])]), TableDataModule(table, target="goal"))
     fit.save_checkpoint("some.ckpt")
     moved = {name: values[::-1] for name, values in table.items()}  # other rows are drawn for the test
-    for rows in (table, moved):
-        data = TableDataModule.from_checkpoint("some.ckpt", table=rows)  # as the command line resumes
-        if rows is moved:
-            with pytest.raises(CheckpointError, match="the training rows are not those of the checkpoint"):
-                trainer(max_epochs=2).fit(IntFFModule([DenseUnit([12])]), data, ckpt_path="some.ckpt")
-        else:
-            trainer(max_epochs=2).fit(IntFFModule([DenseUnit([12])]), data, ckpt_path="some.ckpt")
+    module, data = IntFFModule([DenseUnit([12])]), TableDataModule.from_checkpoint("some.ckpt", table=table)
+    trainer(max_epochs=2).fit(module, data, ckpt_path="some.ckpt")
+    data = TableDataModule.from_checkpoint("some.ckpt", table=moved)
+    with (
+        pytest.warns(UserWarning, match="was trained on other rows"),
+        pytest.raises(CheckpointError, match="the training rows are not those of the checkpoint"),
+    ):
+        trainer(max_epochs=2).fit(IntFFModule([DenseUnit([12])]), data, ckpt_path="some.ckpt")
 
 
 def test_sizes_of_the_training_do_not_matter_beside_a_test_table(trainer):
@@ -304,6 +305,88 @@ def test_mappings_may_hold_tensors_and_arrays_of_one_dimension():
     assert table["z"].tolist() == [10, 2, 10, 2]
     with pytest.raises(DataError, match="column 'x' has a cell of type list"):
         read_table({"x": np.zeros((4, 2)), "y": [1, 2, 3, 4]}, "table")
+
+
+@pytest.fixture
+def trained(trainer):
+    """Return a factory: train on a table, and return the network of the checkpoint ``some.ckpt``."""
+
+    def make(table, **options):
+        fit = trainer()
+        fit.fit(IntFFModule([DenseUnit([12])]), TableDataModule(table, target="goal", **options))
+        fit.save_checkpoint("some.ckpt")
+        return IntFFModule.load_from_checkpoint("some.ckpt")
+
+    return make
+
+
+def _sorted(table):
+    order = np.argsort(table["x"])
+    return {name: [values[row] for row in order] for name, values in table.items()}
+
+
+APART = "the training rows are not those of the checkpoint, so its network may have been trained on these"
+
+
+@pytest.mark.parametrize("change", ["sorted", "shorter", "val_seed", "val_size"])
+def test_rows_that_may_have_been_trained_on_are_not_evaluated(change, trained, trainer):
+    table = _columns(100)
+    module = trained(table)
+    options = {"val_seed": 1} if change == "val_seed" else {"val_size": 0.3} if change == "val_size" else {}
+    other = {name: values[1:] for name, values in table.items()} if change == "shorter" else table
+    other = _sorted(other) if change == "sorted" else other
+    for run in ("test", "validate", "predict"):
+        with pytest.raises(CheckpointError, match=APART):  # the network is given, and the data know its checkpoint
+            getattr(trainer(), run)(module, TableDataModule.from_checkpoint("some.ckpt", table=other, **options))
+        data = TableDataModule(other, target="goal", **options)
+        with pytest.raises(CheckpointError, match=APART):  # the Trainer loads the checkpoint, as the command line does
+            getattr(trainer(), run)(module, data, ckpt_path="some.ckpt")
+    with pytest.raises(CheckpointError, match=rf"{APART} test rows\.\nGive test_table="):
+        TableDataModule.from_checkpoint("some.ckpt", table=other, **options).dataset("test")
+
+
+def test_the_same_rows_and_tables_of_their_own_are_evaluated(trained, trainer):
+    table, new = _columns(100), _columns(20, seed=1)
+    module = trained(table)
+    more = {**table, "note": ["a column that is not read"] * 100}
+    for data in (
+        TableDataModule.from_checkpoint("some.ckpt", table=more),
+        TableDataModule.from_checkpoint("some.ckpt", table=_sorted(table), val_table=new, test_table=new),
+        TableDataModule.from_checkpoint("some.ckpt", val_table=new, test_table=new),
+    ):
+        for run in ("test", "validate", "predict"):
+            getattr(trainer(), run)(module, data)
+            getattr(trainer(), run)(module, data, ckpt_path="some.ckpt")
+    predict = TableDataModule.from_checkpoint("some.ckpt", table=_sorted(table), predict_table=new)
+    trainer().predict(module, predict)
+
+
+def test_rows_for_test_may_change_where_a_column_names_them(trained, trainer):
+    table = {**_columns(60), "part": ["train"] * 40 + ["val"] * 10 + ["test"] * 10}
+    module = trained(table, split="part")
+    cut = {name: values[:-5] for name, values in table.items()}
+    trainer().test(module, TableDataModule.from_checkpoint("some.ckpt", table=cut))
+
+
+def test_a_network_is_trained_further_on_other_rows_with_a_warning(trained, trainer):
+    table = _columns(100)
+    module = trained(table)
+    data = TableDataModule.from_checkpoint("some.ckpt", table=_sorted(table))
+    fit = trainer()
+    with pytest.warns(UserWarning, match="trained on other rows.* Give val_table= and test_table="):
+        fit.fit(module, data)
+    fit.test(module, data)  # of the rows that it was trained on now
+    fit.save_checkpoint("further.ckpt")
+    trainer().test(module, TableDataModule.from_checkpoint("further.ckpt", table=_sorted(table)))
+
+
+def test_a_checkpoint_of_an_evaluation_knows_the_training_rows(trained, trainer):
+    module = trained(_columns(100))
+    test = trainer()
+    test.test(module, TableDataModule.from_checkpoint("some.ckpt", test_table=_columns(20, seed=1)))
+    test.save_checkpoint("tested.ckpt")
+    with pytest.raises(CheckpointError, match=APART):
+        TableDataModule.from_checkpoint("tested.ckpt", table=_columns(99)).dataset("test")
 
 
 @pytest.mark.slow

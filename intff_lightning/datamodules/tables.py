@@ -1,6 +1,7 @@
 """TableDataModule: the rows of a CSV file or a data frame."""
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from intff_lightning.recipe import from_recipe
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
 _SIZE = 0.2
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
+_EVALUATED: dict[str, Part] = {"validate": "val", "test": "test", "predict": "predict"}
 
 
 class TableDataModule(PairedDataModule):
@@ -105,6 +107,8 @@ class TableDataModule(PairedDataModule):
         self._preprocessing: Preprocessing | None = None
         self._names: list[str] | None = None
         self._range: list[float] | None = None
+        self._trained: str | None = None  # fingerprint of the rows that the network was trained on
+        self._hash: str | None = None  # fingerprint of the training rows here
         if preprocessing is not None:
             self._adopt(preprocessing)
         self._check_split()
@@ -145,7 +149,8 @@ class TableDataModule(PairedDataModule):
         """
         from intff_lightning.checkpoints import read_checkpoint  # which imports datamodules
 
-        recipe = read_checkpoint(path).get("recipes", {}).get("data", {})
+        checkpoint = read_checkpoint(path)
+        recipe = checkpoint.get("recipes", {}).get("data", {})
         if not recipe.get("init_args", {}).get("preprocessing"):
             raise CheckpointError(f"{path}: its network was not trained on a table (TableDataModule).")
         for name in ("target", "categorical", "ignore", "regression"):
@@ -155,7 +160,9 @@ class TableDataModule(PairedDataModule):
                 )
         sizes = [size for size, table in (("val_size", "val_table"), ("test_size", "test_table")) if table in options]
         arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items() if name not in sizes}
-        return cls(**{**arguments, **options})
+        made = cls(**{**arguments, **options})
+        made._trained = checkpoint.get(recipe["class_path"].rpartition(".")[2], {}).get("rows")
+        return made
 
     # ---------------------------------------------------------------- what was fitted
 
@@ -185,7 +192,7 @@ class TableDataModule(PairedDataModule):
 
     def _adopt(self, state: Mapping[str, Any]) -> None:
         self._preprocessing = Preprocessing(state)
-        self._names, self._range = state["classes"], state["target_range"]
+        self._names, self._range, self._hash = state["classes"], state["target_range"], None
         if self.regression is not (self._names is None):
             raise ConfigurationError(f"regression={self.regression}, and the network was trained for the other task.")
         self._tell()
@@ -328,28 +335,67 @@ class TableDataModule(PairedDataModule):
 
     # ---------------------------------------------------------------- checkpoints
 
+    def setup(self, stage: str) -> None:
+        """Set up the data of a stage, and compare the training rows with those of the network."""
+        super().setup(stage)
+        if stage in _EVALUATED:
+            self._check_apart(_EVALUATED[stage])
+        elif self._given_tables["train"] is not None:
+            if self._trained not in (None, self._fingerprint()):
+                warnings.warn(
+                    "the network of the checkpoint was trained on other rows. If it is trained further, some of them "
+                    "may be validation or test rows here. Give val_table= and test_table=, unless all rows are new.",
+                    stacklevel=2,
+                )
+            self._trained = self._fingerprint()
+
+    def dataset(self, part: Part) -> Dataset[Any] | None:
+        """Return the data set of a part, or ``None`` if there is none.
+
+        Raises:
+            CheckpointError: The network of the checkpoint may have been trained on these rows.
+        """
+        self._check_apart(part)
+        return super().dataset(part)
+
+    def _check_apart(self, part: Part) -> None:
+        """Refuse rows of ``table`` to evaluate if other rows of it were trained on, which may be the same ones."""
+        given = self._given_tables
+        own = given[part] is not None or (part == "predict" and given["test"] is not None)
+        if part == "train" or own or given["train"] is None or self._trained in (None, self._fingerprint()):
+            return
+        raise CheckpointError(
+            f"{self._where('train')}: the training rows are not those of the checkpoint, so its network may have been "
+            f"trained on these {part} rows.\nGive {_TABLES[part]}=, or the table and the options (val_seed, val_size, "
+            "test_size) of the training."
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": self._fingerprint()}
+        trained = self._trained or self._fingerprint()
+        return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": trained}
 
     def _fingerprint(self) -> str | None:
-        """Return a hash of the training rows, or ``None`` without a training table."""
+        """Return a hash of the training rows in the columns that are read, or ``None`` without a training table."""
         table = self._table("train")
-        if table is None:
-            return None
-        index, made = self._rows()["train"].numpy(), hashlib.blake2b(digest_size=16)
-        for name in sorted(table):
-            cells = table[name][index]
-            made.update("\0".join([name, *("" if cell is None else text(cell) for cell in cells)]).encode())
-        return made.hexdigest()
+        if table is not None and self._hash is None:
+            index, made = self._rows()["train"].numpy(), hashlib.blake2b(digest_size=16)
+            for name in sorted({*self._fit().names, str(self.target)} & table.keys()):
+                cells = table[name][index]
+                made.update("\0".join([name, *("" if cell is None else text(cell) for cell in cells)]).encode())
+            self._hash = made.hexdigest()
+        return self._hash
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Read tables as the network of the checkpoint did."""
         super().load_state_dict(state_dict)
-        saved, rows = state_dict["preprocessing"], state_dict["rows"]
-        if self.trainer is not None and self.trainer.state.fn == "fit" and rows not in (None, self._fingerprint()):
+        saved, self._trained = state_dict["preprocessing"], state_dict["rows"]
+        stage = None if self.trainer is None else self.trainer.state.fn
+        if stage == "fit" and self._trained not in (None, self._fingerprint()):
             raise CheckpointError(
                 "the training rows are not those of the checkpoint.\nResume with the same table, or train anew."
             )
+        if stage in _EVALUATED:
+            self._check_apart(_EVALUATED[stage])
         if saved != self.preprocessing:
             self.inner.forget()
             self._adopt(saved)
