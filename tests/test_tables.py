@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,9 @@ def test_a_column_or_further_tables_name_the_parts():
         assert torch.equal(by_column.dataset(part).target, by_table.dataset(part).target)
 
 
+PARTS = {**_columns(9), "part": ["train"] * 7 + ["val", "test"]}
+
+
 def _all_parts(**options):
     data = TableDataModule(**options)
     return [data.dataset(part) for part in ("train", "val", "test")]
@@ -184,6 +188,23 @@ def _all_parts(**options):
         ({"target": "goal", "val_table": _columns(3), "val_size": 0.3}, "val_size=0.3 has no effect"),
         ({"target": "goal", "test_table": _columns(3), "test_size": 0.3}, "test_size=0.3 has no effect"),
         ({"target": "goal", "val_size": 60, "test_size": 0}, "val_size=60 leaves nothing of 60"),
+        ({"target": "goal", "missing": "NA"}, r"missing='NA': a list is needed, missing=\['NA'\]"),
+        ({"target": "goal", "ignore": "x"}, "ignore='x': a list is needed"),
+        ({"target": "goal", "categorical": "x"}, "categorical='x': a list is needed"),
+        ({"target": "goal", "separator": ";"}, "separator=';' has no effect: no table is a CSV file"),
+        ({"table": "sklearn:wine", "target": "target", "separator": ";"}, "separator=';' has no effect"),
+        ({"target": "goal", "val_table": _columns(3), "test_table": _columns(3), "val_seed": 1}, "val_seed=1 has no"),
+        ({"target": "goal", "val_size": 0, "test_size": 0, "val_seed": 1}, "val_seed=1 has no effect"),
+        ({"target": "goal", "split": "kind", "val_size": 0, "val_seed": 1}, "val_seed=1 has no effect"),
+        ({"table": PARTS, "target": "goal", "split": "part", "val_seed": 1}, "val_seed=1 has no effect: column 'part'"),
+        ({"target": "goal", "ignore": ["goal"]}, "ignore: 'goal' has no effect, because it is the target"),
+        ({"target": "goal", "categorical": ["goal"]}, "categorical: 'goal' has no effect"),
+        ({"target": "goal", "split": "kind", "ignore": ["kind"]}, "ignore: 'kind' has no effect, .* the split"),
+        ({"target": "goal", "ignore": ["x"], "categorical": ["x"]}, "categorical: 'x' .* ignore names it too"),
+        ({"target": "goal", "split": "goal"}, "target and split are both 'goal'"),
+        ({"target": "goal", "pixel_range": [0, 255]}, "pixel_range has no effect: a table"),
+        ({"target": "goal", "vocabulary": 10}, "vocabulary=10 has no effect: a table"),
+        ({"target": "goal", "keys": ["x", "goal"]}, "keys has no effect: a table"),
         ({"target": "goal", "test_size": 60}, "test_size=60 leaves nothing of 60"),
         ({"table": {"x": [1], "p": ["test"], "y": [1]}, "target": "y", "split": "p"}, "'p' names no row to train on"),
         ({"target": "goal", "regression": True}, "in column 'goal' .* is no finite number"),
@@ -214,6 +235,118 @@ def test_what_cannot_work_is_refused(options, message):
 def test_damaged_files_are_refused(text, message):
     with pytest.raises(DataError, match=message):
         read_table(_file(text), "table")
+
+
+@pytest.mark.parametrize("table", ["file", "frame", "mapping"])
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (["", "x"], "column 1 has no name. .* index=False"),
+        (["x", ""], "column 2 has no name"),
+        (["x", "y", "x"], "names the column 'x' twice"),
+        ([1, "1"], "names the column '1' twice"),
+    ],
+)
+def test_every_column_needs_a_name_of_its_own(table, head, message):
+    if table == "file":
+        made = _file(",".join(map(str, head)) + "\n" + ",".join("5" for _ in head) + "\n")
+    elif table == "frame":
+        made = pytest.importorskip("pandas").DataFrame([[5] * len(head)] * 2, columns=head)
+    else:
+        made = {name: [5, 5] for name in head}
+        if len(made) < len(head):
+            return  # a mapping cannot have a name twice
+    with pytest.raises(DataError, match=message):
+        read_table(made, "table")
+
+
+def test_the_index_that_pandas_writes_is_no_feature():
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(_columns()).to_csv("table.csv")
+    with pytest.raises(DataError, match=r"table.csv: column 1 has no name\. .* to_csv\(\.\.\., index=False\)"):
+        TableDataModule("table.csv", target="goal").dataset("train")
+    data = TableDataModule(pandas.read_csv("table.csv").iloc[::-1], target="goal")
+    with pytest.warns(UserWarning, match="column 'Unnamed: 0' has the name that pandas gives"):
+        data.dataset("train")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_numbers_the_rows_is_warned_of(first):
+    table = {"id": list(range(first, 60 + first)), **_columns()}
+    with pytest.warns(UserWarning, match=r"column 'id' numbers the rows.*ignore=\['id'\]"):
+        TableDataModule(table, target="goal").dataset("train")
+    TableDataModule(table, target="goal", ignore=["id"]).dataset("train")
+    TableDataModule({**table, "id": table["id"][::-1]}, target="goal").dataset("train")  # no warning
+
+
+@pytest.mark.parametrize("cell", ["unknown", "inf", "-Infinity", "1,000", float("inf"), np.float32("-inf"), True])
+def test_an_odd_cell_does_not_turn_numbers_into_categories(cell):
+    table = _columns()
+    table["x"][41] = cell
+    for options in ({}, {"val_size": 0, "test_size": 0}):
+        with pytest.raises(DataError, match=r"in column 'x' \(row 41\) is no finite number") as error:
+            TableDataModule(table, target="goal", **options).dataset("train")
+        assert repr(cell) in str(error.value)
+        assert "missing=[" in str(error.value)
+        assert "categorical=['x']" in str(error.value)
+    marked = TableDataModule(table, target="goal", missing=[str(cell)], val_size=0, test_size=0)
+    assert marked.feature_names[:2] == ["x", "missingindicator_x"]
+
+
+def test_texts_for_missing_values_are_compared_as_numbers_or_as_texts():
+    rows = "x,code,note\n-999.0,01,N/A\n-999,1,NaN\n 3 ,00,nan\n5,0,\n"
+    frame = {"x": [-999.0, -999, 3, 5], "code": ["01", "1", "00", "0"], "note": ["N/A", "NaN", float("nan"), None]}
+    for given in (_file(rows), frame):
+        table = read_table(given, "table", missing=["-999", "00"], expected=True)
+        assert [number if number is None else float(number) for number in table["x"]] == [None, None, 3.0, 5.0]
+        assert table["code"].tolist() == ["01", "1", None, "0"]  # codes are texts
+        assert table["note"].tolist() == ["N/A", None, None, None]
+    with pytest.warns(UserWarning, match=r"missing: '1.50' occurs nowhere in table\."):
+        read_table(frame, "table", missing=["-999", "1.50"], expected=True)
+
+
+def test_a_text_for_missing_values_that_occurs_nowhere_is_warned_of(trained):
+    data = TableDataModule(_columns(), target="goal", missing=["-999"])
+    with pytest.warns(UserWarning, match="missing: '-999' occurs nowhere in table"):
+        data.dataset("train")
+    table = _columns(100)
+    table["x"][7] = -999
+    trained(table, missing=["-999"])
+    new = TableDataModule.from_checkpoint("some.ckpt", predict_table=_columns(5))  # no warning: it need not occur here
+    assert len(new.dataset("predict")) == 5
+
+
+def test_missing_values_of_other_libraries():
+    pandas = pytest.importorskip("pandas")
+    gone = [pandas.NA, pandas.NaT, Decimal("NaN"), Decimal("sNaN"), np.datetime64("NaT"), np.float32("nan"), None]
+    assert read_table({"x": [*gone, 1]}, "table")["x"].tolist() == [None] * len(gone) + [1]
+    frame = pandas.DataFrame({"x": pandas.Series([*gone, 1], dtype=object)})
+    assert read_table(frame, "table")["x"].tolist() == [None] * len(gone) + [1]
+
+
+def test_cells_of_a_frame_are_no_lists():
+    pandas = pytest.importorskip("pandas")
+    for cell in ([1, 2], (1,), {"a": 1}, np.zeros(2)):
+        with pytest.raises(DataError, match=r"column 'x' has a cell of type \w+ \(row 1\)"):
+            read_table(pandas.DataFrame({"x": [1, cell]}), "table")
+
+
+def test_few_numbers_are_categories_beside_texts_but_no_infinite_number_is_one():
+    grades = {"grade": [*range(1, 7), "none"] * 9, "goal": ["a", "b", "c"] * 21}
+    data = TableDataModule(grades, target="goal", test_size=0, val_size=0)
+    assert data.feature_names == [*(f"grade_{number}" for number in range(1, 7)), "grade_none"]
+    with pytest.raises(DataError, match=r"inf in column 'grade' \(row 2\)"):
+        Preprocessing().fit(_table(grade=[1.0, 2.0, float("inf")]), ["grade"], [], "table")
+    assert Preprocessing().fit(_table(grade=["inf", "sup"]), ["grade"], [], "table").features[0] == "grade_inf"
+
+
+def test_messages_count_the_rows_of_the_table():
+    table = {**_columns(), "part": ["train"] * 40 + ["test"] * 20}
+    table["x"][51:] = ["high"] * 9  # too many to be odd cells
+    table["x"][45:51] = ["low"] * 6
+    data = TableDataModule(table, target="goal", split="part")
+    with pytest.raises(DataError, match=r"'low' in column 'x' \(row 45\) is no finite number"):
+        data.dataset("test")
 
 
 def test_many_categories_are_warned_of_and_strange_values_refused():

@@ -14,6 +14,9 @@ Columns: TypeAlias = dict[str, Cells]
 """Columns of one length by name."""
 
 
+_MOSTLY, _DISTINCT = 0.8, 10  # share of numbers, and how many different ones, that make a column numeric
+
+
 def number(value: Any) -> float | None:
     """Return a cell as a finite number, or ``None`` if it is no number."""
     if isinstance(value, bool | np.bool_):
@@ -32,8 +35,14 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def numbers(cells: Cells, name: str, where: str) -> Cells:
+def numbers(cells: Cells, name: str, where: str, rows: Cells | None = None) -> Cells:
     """Return cells as float64, with NaN for missing ones.
+
+    Args:
+        cells: Cells of a column.
+        name: Name of the column in messages.
+        where: Name of the table in messages.
+        rows: Rows of the cells in the table; ``None`` counts from 0.
 
     Raises:
         DataError: A cell is no finite number.
@@ -43,9 +52,40 @@ def numbers(cells: Cells, name: str, where: str) -> Cells:
         if cell is not None:
             value = number(cell)
             if value is None:
-                raise DataError(f"{where}: {cell!r} in column {name!r} (row {row}) is no finite number. Correct it.")
+                raise DataError(_no_number(cell, name, where, row if rows is None else int(rows[row])) + ".")
             found[row] = value
     return found
+
+
+def _no_number(cell: Any, name: str, where: str, row: int) -> str:
+    return (
+        f"{where}: {cell!r} in column {name!r} (row {row}) is no finite number.\nCorrect it, or give "
+        f"missing=[{text(cell)!r}] if it stands for a missing value"
+    )
+
+
+def check_numbers(cells: Cells, name: str, where: str) -> None:
+    """Refuse a column with a few cells that are no numbers, or are infinite: they would make all others categories.
+
+    Raises:
+        DataError: At least 80 % of the cells that are not missing are numbers, ten different ones or more, and some
+            are not; or all are numbers, and some of them infinite.
+    """
+    present = [(row, cell, number(cell)) for row, cell in enumerate(cells) if cell is not None]
+    found = [value for _, _, value in present if value is not None]
+    odd = [(row, cell) for row, cell, value in present if value is None]
+    mostly = len(found) >= _MOSTLY * len(present) and len({*found}) >= _DISTINCT
+    if odd and (mostly or (found and all(_is_infinite(cell) for _, cell in odd))):
+        row, cell = odd[0]
+        message = _no_number(cell, name, where, row)
+        raise DataError(f"{message}, or categorical=[{name!r}] if the column holds categories.")
+
+
+def _is_infinite(cell: Any) -> bool:
+    try:
+        return math.isinf(float(cell))
+    except (TypeError, ValueError):
+        return False
 
 
 def value_names(cells: Iterable[Any]) -> list[str]:
@@ -58,6 +98,11 @@ def value_names(cells: Iterable[Any]) -> list[str]:
 def is_numeric(cells: Cells) -> bool:
     """Tell whether all cells that are not missing hold finite numbers."""
     return all(cell is None or number(cell) is not None for cell in cells)
+
+
+def height(table: Columns) -> int:
+    """Return the number of rows of a table."""
+    return len(next(iter(table.values())))
 
 
 def rows_of(table: Columns, index: Sequence[int] | Cells) -> Columns:

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intff_lightning.datamodules.cells import Cells, Columns, is_numeric, numbers, text, value_names
+from intff_lightning.datamodules.cells import (
+    Cells,
+    Columns,
+    check_numbers,
+    height,
+    is_numeric,
+    number,
+    numbers,
+    rows_of,
+    text,
+    value_names,
+)
 from intff_lightning.errors import DataError
 
 
@@ -36,29 +47,42 @@ class Preprocessing:
         if state is not None:
             self._restore(state)
 
-    def fit(self, table: Columns, names: Sequence[str], categorical: Collection[str], where: str) -> "Preprocessing":
+    def fit(
+        self,
+        table: Columns,
+        names: Sequence[str],
+        categorical: Collection[str],
+        where: str,
+        rows: Cells | None = None,
+    ) -> "Preprocessing":
         """Fit it on training rows.
 
         Args:
-            table: Training rows.
+            table: A table, whose cells are all checked.
             names: Columns to read, in their order.
             categorical: Those to read as categories although they hold numbers.
             where: Name of the table in messages.
+            rows: Indices of the training rows; ``None`` takes all.
 
         Raises:
-            DataError: A column has no value in these rows.
+            DataError: A column has no value in these rows, or a few cells among numbers are no numbers.
         """
+        for name in names:
+            if name not in categorical:
+                check_numbers(table[name], name, where)
+                _warn_of_numbered_rows(table[name], name, where)
+        table = table if rows is None else rows_of(table, rows)
         empty = [name for name in names if all(cell is None for cell in table[name])]
         if empty:
             raise DataError(f"{where}: column {empty[0]!r} has no value in the training rows. Leave it out by ignore=.")
         self.names = list(names)
         self._numeric = [name for name in names if name not in categorical and is_numeric(table[name])]
-        rows = len(table[self.names[0]])
+        size = height(table)
         for name in self._categorical:
             count = len(value_names(table[name]))
-            if count > max(20, rows // 2):
+            if count > max(20, size // 2):
                 warnings.warn(
-                    f"{where}: column {name!r} has {count} categories in {rows} training rows, each of which becomes a "
+                    f"{where}: column {name!r} has {count} categories in {size} training rows, each of which becomes a "
                     "feature. If it is a number, a date or a name, convert it, or leave it out by ignore=.",
                     stacklevel=2,
                 )
@@ -87,8 +111,13 @@ class Preprocessing:
         fitted = self._transformer.named_transformers_
         self.features = [str(f) for part in fitted for f in fitted[part].get_feature_names_out(names[part])]
 
-    def transform(self, table: Columns, where: str) -> Tensor:
-        """Return the features ``(N, D)`` float32 of a table with N rows.
+    def transform(self, table: Columns, where: str, rows: Cells | None = None) -> Tensor:
+        """Return the features ``(N, D)`` float32 of N rows.
+
+        Args:
+            table: A table with the columns that were fitted, and perhaps others.
+            where: Name of the table in messages.
+            rows: Indices of the rows; ``None`` takes all.
 
         Raises:
             DataError: A column is missing, or a value of a numeric column is no number.
@@ -98,21 +127,22 @@ class Preprocessing:
             raise DataError(
                 f"{where}: there is no column {gone[0]!r}, which the network reads. Its columns are {', '.join(table)}."
             )
-        array = self._array(table, where)
+        table = table if rows is None else rows_of(table, rows)
+        array = self._array(table, where, rows)
         for name, known in self._categories().items():
             strange = [each for each in value_names(table[name]) if each not in known]
             if strange:
-                rows = sum(cell is not None and text(cell) in strange for cell in table[name])
+                count = sum(cell is not None and text(cell) in strange for cell in table[name])
                 warnings.warn(
-                    f"{where}: {rows} rows have categories in column {name!r} that no training row has "
+                    f"{where}: {count} rows have categories in column {name!r} that no training row has "
                     f"({', '.join(strange[:3])}): all features of this column are 0 for them.",
                     stacklevel=2,
                 )
         return torch.from_numpy(np.asarray(self._transformer.transform(array), dtype=np.float32))
 
-    def _array(self, table: Columns, where: str) -> Cells:
+    def _array(self, table: Columns, where: str, rows: Cells | None = None) -> Cells:
         """Return numeric columns, then categorical ones, as objects ``(N, D)``; missing categories are empty texts."""
-        columns = [numbers(table[name], name, where).astype(object) for name in self._numeric]
+        columns = [numbers(table[name], name, where, rows).astype(object) for name in self._numeric]
         for name in self._categorical:
             columns.append(np.array(["" if cell is None else text(cell) for cell in table[name]], dtype=object))
         return np.stack(columns, axis=1)
@@ -155,3 +185,14 @@ class Preprocessing:
         if self._numeric:
             for key in ("mean", "var", "scale"):
                 setattr(self._scaler, f"{key}_", np.array([numeric[name][key] for name in self._numeric]))
+
+
+def _warn_of_numbered_rows(cells: Cells, name: str, where: str) -> None:
+    """Warn if a column seems to be the index of a data frame, or another number of the row."""
+    found = [number(cell) for cell in cells]
+    counts = len(found) >= 10 and found in (list(range(len(found))), list(range(1, len(found) + 1)))
+    if counts or name.startswith("Unnamed: "):
+        why = "numbers the rows" if counts else "has the name that pandas gives to a column without one"
+        warnings.warn(
+            f"{where}: column {name!r} {why}, and becomes a feature. Leave it out by ignore=[{name!r}].", stacklevel=2
+        )

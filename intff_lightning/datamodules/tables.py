@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from intff_lightning.corruptions import ImageCorruption
-from intff_lightning.datamodules.cells import Columns, numbers, rows_of, text, value_names
+from intff_lightning.datamodules import table_options
+from intff_lightning.datamodules.cells import Cells, Columns, height, numbers, text, value_names
 from intff_lightning.datamodules.columns import Preprocessing
 from intff_lightning.datamodules.datasets import Part
 from intff_lightning.datamodules.division import drawn, named
@@ -21,11 +22,11 @@ from intff_lightning.datamodules.loading import InMemoryDataset, range_of
 from intff_lightning.datamodules.options import count_of
 from intff_lightning.datamodules.paired import PairedDataModule
 from intff_lightning.datamodules.reading import MISSING, read_table
+from intff_lightning.datamodules.table_options import SIZE
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.recipe import from_recipe
 
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
-_SIZE = 0.2
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
 _EVALUATED: dict[str, Part] = {"validate": "val", "test": "test", "predict": "predict"}
 
@@ -73,35 +74,31 @@ class TableDataModule(PairedDataModule):
         test_table: Any = None,
         predict_table: Any = None,
         split: str | None = None,
-        test_size: float = _SIZE,
+        test_size: float = SIZE,
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
         missing: list[str] | None = None,
         separator: str = ",",
         preprocessing: dict[str, Any] | None = None,
-        val_size: float = _SIZE,
+        val_size: float = SIZE,
         **options: Any,
     ) -> None:
         given: dict[Part, Any] = dict(zip(_TABLES, (table, val_table, test_table, predict_table), strict=True))
         table = val_table = test_table = predict_table = None  # Lightning looks here, and cannot compare data frames
         super().__init__(val_size=val_size, **options)
         self.refuse(("num_classes",), "the values of the target are counted")
+        self.refuse(("pixel_range", "vocabulary", "keys"), "a table holds numbers and categories in columns")
         if isinstance(self.test_corruption, ImageCorruption):
             raise ConfigurationError(
                 f"test_corruption: {type(self.test_corruption).__name__} is for images, not tables."
             )
-        if not test_size >= 0 or (test_size >= 1 and test_size != int(test_size)):
-            raise ConfigurationError(
-                f"test_size={test_size}: a number of rows or a share below 1 is needed, 0 or more."
-            )
-        if len(separator) != 1:
-            raise ConfigurationError(f"separator={separator!r}: one character is needed.")
+        table_options.check_values(test_size, separator, categorical=categorical, ignore=ignore, missing=missing)
+        table_options.check_columns(target, split, categorical or (), ignore or ())
+        table_options.check_tables(given, split, self.init_arguments(), self.refuse)
         self._given_tables = given
-        if all(table is None for table in given.values()):
-            raise ConfigurationError("TableDataModule has no data: give table=, a CSV file or a data frame.")
         self.target, self.split, self.test_size, self.separator = target, split, test_size, separator
         self.categorical, self.ignore = list(categorical or ()), list(ignore or ())
-        self.missing = MISSING if missing is None else tuple(missing)
+        self.missing, self._says_missing = MISSING if missing is None else tuple(missing), missing is not None
         self._tables: dict[Part, Columns | None] = {}
         self._index: dict[Part, Tensor] | None = None
         self._preprocessing: Preprocessing | None = None
@@ -111,30 +108,12 @@ class TableDataModule(PairedDataModule):
         self._hash: str | None = None  # fingerprint of the training rows here
         if preprocessing is not None:
             self._adopt(preprocessing)
-        self._check_split()
 
     def init_arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor, with ``None`` for tables in memory: a checkpoint holds no rows."""
         given = super().init_arguments()
         in_memory = {name for name in _TABLES.values() if not isinstance(given.get(name), str | Path | None)}
         return {name: None if name in in_memory else value for name, value in given.items()}
-
-    def _check_split(self) -> None:
-        """Refuse options of a division that would have no effect."""
-        own = {part: self._given_tables[part] is not None for part in ("val", "test")}
-        if self.split is not None and (own["val"] or own["test"]):
-            raise ConfigurationError("split names the rows of each part, so leave val_table and test_table out.")
-        if own["val"]:
-            self._refuse_size("val_size", "val_table gives the validation data")
-        if own["test"]:
-            self._refuse_size("test_size", "test_table gives the test data")
-        if self.split is not None:
-            self._refuse_size("test_size", f"column {self.split!r} names the test rows")
-
-    def _refuse_size(self, name: str, why: str) -> None:
-        size = self.init_arguments().get(name)
-        if size not in (None, _SIZE):  # the command line and recipes give every option
-            raise ConfigurationError(f"{name}={size} has no effect: {why}. Leave {name} out.")
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
@@ -158,9 +137,10 @@ class TableDataModule(PairedDataModule):
                 raise ConfigurationError(
                     f"{name} has no effect: {path} tells what the network reads. Leave {name} out."
                 )
-        sizes = [size for size, table in (("val_size", "val_table"), ("test_size", "test_table")) if table in options]
-        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items() if name not in sizes}
-        made = cls(**{**arguments, **options})
+        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items()}
+        tables: dict[Part, Any] = {part: {**arguments, **options}.get(name) for part, name in _TABLES.items()}
+        idle = table_options.without_effect(tables, {**arguments, **options}, options)
+        made = cls(**{**{name: value for name, value in arguments.items() if name not in idle}, **options})
         made._trained = checkpoint.get(recipe["class_path"].rpartition(".")[2], {}).get("rows")
         return made
 
@@ -220,10 +200,10 @@ class TableDataModule(PairedDataModule):
                 raise DataError(f"{where}: no column is left beside the target.")
             target = self._target_cells(table, where)
             index = self._rows()
-            rows = rows_of(table, index["train"].numpy())
-            self._preprocessing = Preprocessing().fit(rows, names, self.categorical, where)
+            rows = index["train"].numpy()
+            self._preprocessing = Preprocessing().fit(table, names, self.categorical, where, rows)
             if self.regression and self._target_range is None:
-                trained = numbers(target[index["train"].numpy()], str(self.target), where)
+                trained = numbers(target, str(self.target), where)[rows]
                 self._range = range_of(torch.from_numpy(trained).float())
             elif self.regression:
                 self._range = self._target_range
@@ -268,8 +248,10 @@ class TableDataModule(PairedDataModule):
         """Return the table that was given for a part, read at the first call."""
         if part not in self._tables:
             given = self._given_tables[part]
-            read = None if given is None else read_table(given, self._where(part), self.separator, self.missing)
-            self._tables[part] = read
+            # texts for missing values were chosen for the training table, and need not occur in others
+            expected = part == "train" and self._preprocessing is None and self._says_missing
+            read = (self._where(part), self.separator, self.missing, expected)
+            self._tables[part] = None if given is None else read_table(given, *read)
         return self._tables[part]
 
     def _rows(self) -> dict[Part, Tensor]:
@@ -277,7 +259,7 @@ class TableDataModule(PairedDataModule):
         if self._index is None:
             table = self._table("train")
             assert table is not None  # the caller has looked
-            every = torch.arange(len(next(iter(table.values()))))
+            every = torch.arange(height(table))
             if self.split is not None:
                 self._check_columns(table, self._where("train"))
                 self._index = named(table[self.split], self.split)
@@ -288,7 +270,9 @@ class TableDataModule(PairedDataModule):
                 test, rest = drawn(every, count, self.val_seed, _TEST)
                 self._index = {"test": test, "val": every[:0], "train": rest}
             if len(self._index["val"]):
-                self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
+                why = f"column {self.split!r} names the validation rows"
+                table_options.check_size("val_size", self.init_arguments(), why)
+                self.refuse(("val_seed",), why)
             else:
                 count = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
                 val, rest = drawn(self._index["train"], count, self.val_seed)
@@ -307,18 +291,20 @@ class TableDataModule(PairedDataModule):
             index = None if whole is None or part == "predict" else self._rows()[part]
             if whole is None or index is None or not len(index):
                 return None
-            own = rows_of(whole, index.numpy())
+            own, rows = whole, index.numpy()
+        else:
+            rows = np.arange(height(own))
         where = self._where(part)
-        samples = self._fit().transform(own, where)
-        return InMemoryDataset(samples, self._target(own, part, where), regression=self.regression)
+        samples = self._fit().transform(own, where, rows)
+        return InMemoryDataset(samples, self._target(own, part, where, rows), regression=self.regression)
 
-    def _target(self, table: Columns, part: Part, where: str) -> Tensor:
+    def _target(self, table: Columns, part: Part, where: str, rows: Cells) -> Tensor:
         """Return numbers, or classes, of the rows of a part; -1 for those to predict."""
         if part == "predict":
-            return torch.full((len(next(iter(table.values()))),), -1.0 if self.regression else -1)
-        cells = self._target_cells(table, where)
+            return torch.full((len(rows),), -1.0 if self.regression else -1)
+        cells = self._target_cells(table, where)[rows]
         if self.regression:
-            return torch.from_numpy(numbers(cells, str(self.target), where).astype(np.float32))
+            return torch.from_numpy(numbers(cells, str(self.target), where, rows).astype(np.float32))
         classes = {name: number for number, name in enumerate(self._names or ())}
         strange = sorted({text(cell) for cell in cells} - classes.keys())
         if strange:
