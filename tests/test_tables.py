@@ -15,6 +15,7 @@ import yaml
 from intff_lightning import DenseUnit, IntFFModule
 from intff_lightning.cli import main
 from intff_lightning.datamodules import TableDataModule
+from intff_lightning.datamodules.cells import number, text
 from intff_lightning.datamodules.columns import Preprocessing
 from intff_lightning.datamodules.reading import read_table
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
@@ -66,6 +67,24 @@ def test_features_are_those_computed_by_hand():
     np.testing.assert_allclose(got, np.stack(by_hand, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"x": [1.0, None, 3.0], "missingindicator_x": [1.0, 2.0, 4.0]},
+        {"port": ["C", "S", "C"], "port_C": [1.0, 2.0, 4.0]},
+        {"a_b": ["c", "d", "d"], "a": ["b_c", "d", "d"]},
+    ],
+)
+def test_features_have_names_of_their_own(columns):
+    with pytest.raises(DataError, match="features of two columns have the name"):
+        Preprocessing().fit(_table(**columns), list(columns), [], "table")
+
+
+def test_a_blank_line_of_a_file_with_one_column_is_an_empty_cell():
+    assert read_table(_file("x\n1\n\n3\n"), "table")["x"].tolist() == ["1", None, "3"]
+    assert read_table(_file("x,y\n1,2\n\n3,4\n"), "table")["x"].tolist() == ["1", "3"]
+
+
 def test_what_was_fitted_does_not_depend_on_other_rows():
     training = _table(x=[1.0, 3.0], kind=["a", "b"])
     fitted = Preprocessing().fit(training, ["x", "kind"], [], "table")
@@ -79,11 +98,13 @@ def test_preprocessing_is_rebuilt_to_the_same_bits_from_plain_values():
     columns = {
         "year": [2000 + value * 1e-3 for value in random.random(50)],  # a mean far above the spread
         "one": [4.0] * 50,
+        "missingindicator_one": [float(value < 0.5) for value in random.random(50)],  # "one" has no gap
         "gaps": [None if value < 0.3 else value for value in random.random(50)],
         "kind": [None if value < 0.2 else f"k{int(9 * value)}" for value in random.random(50)],
     }
     table = read_table(columns, "table")
-    fitted = Preprocessing().fit(table, list(columns), [], "table")
+    with pytest.warns(UserWarning, match=r"1 columns have one value in all training rows \(one\)"):
+        fitted = Preprocessing().fit(table, list(columns), [], "table")
     rebuilt = Preprocessing(json.loads(json.dumps(fitted.state())))
     assert rebuilt.features == fitted.features
     assert torch.equal(rebuilt.transform(table, "table"), fitted.transform(table, "table"))
@@ -229,12 +250,14 @@ def test_what_cannot_work_is_refused(options, message):
         ("a,b\n1,2\n3\n", "line 3: there are 1 cells, and 2 columns"),
         ("a,a\n1,2\n", "names the column 'a' twice"),
         ("", "is empty"),
+        ("a,b\n", r"table.csv has names of columns, and no rows\."),
         ('a,b\n1,"2\n', "is no table that can be read"),
     ],
 )
 def test_damaged_files_are_refused(text, message):
+    name = _file(text)
     with pytest.raises(DataError, match=message):
-        read_table(_file(text), "table")
+        read_table(name, name)
 
 
 @pytest.mark.parametrize("table", ["file", "frame", "mapping"])
@@ -298,7 +321,7 @@ def test_texts_for_missing_values_are_compared_as_numbers_or_as_texts():
     frame = {"x": [-999.0, -999, 3, 5], "code": ["01", "1", "00", "0"], "note": ["N/A", "NaN", float("nan"), None]}
     for given in (_file(rows), frame):
         table = read_table(given, "table", missing=["-999", "00"], expected=True)
-        assert [number if number is None else float(number) for number in table["x"]] == [None, None, 3.0, 5.0]
+        assert [cell if cell is None else float(cell) for cell in table["x"]] == [None, None, 3.0, 5.0]
         assert table["code"].tolist() == ["01", "1", None, "0"]  # codes are texts
         assert table["note"].tolist() == ["N/A", None, None, None]
     with pytest.warns(UserWarning, match=r"missing: '1.50' occurs nowhere in table\."):
@@ -331,6 +354,24 @@ def test_cells_of_a_frame_are_no_lists():
             read_table(pandas.DataFrame({"x": [1, cell]}), "table")
 
 
+def test_whole_numbers_are_the_same_class_or_category_however_they_are_written():
+    data = TableDataModule(
+        _file("x,zone,y\n1,01,1\n2,1.0,1.0\n3,1,2.00\n4,-0.0,-3.0\n5,1.50,2\n6,1.5,-3\n"),
+        target="y", categorical=["zone"], test_size=0, val_size=0,
+    )  # fmt: skip
+    assert data.class_names == ["-3", "1", "2"]
+    assert data.dataset("train").target.tolist() == [1, 1, 2, 0, 2, 0]
+    assert data.feature_names[1:] == ["zone_0", "zone_01", "zone_1", "zone_1.5", "zone_1.50"]
+    assert [text(cell) for cell in (1, 1.0, np.float32(1), Decimal("1.0"), "1.", "01.0")] == ["1"] * 4 + ["1.", "01.0"]
+
+
+def test_numbers_are_written_in_ascii_digits_without_separators():
+    read = ("1", "-1.5", "+2.", ".5", "1e3", "-2.5E-3", " 7 ", 3, np.int64(4), Decimal("0.5"))
+    assert [number(cell) for cell in read] == [1, -1.5, 2, 0.5, 1000, -0.0025, 7, 3, 4, 0.5]
+    strange = ["1_000", "٣", "1,000", "inf", "nan", "1e999", "", ".", "e3", "0x10", "1 2", True, None, float("inf")]
+    assert [number(cell) for cell in strange] == [None] * len(strange)
+
+
 def test_few_numbers_are_categories_beside_texts_but_no_infinite_number_is_one():
     grades = {"grade": [*range(1, 7), "none"] * 9, "goal": ["a", "b", "c"] * 21}
     data = TableDataModule(grades, target="goal", test_size=0, val_size=0)
@@ -350,7 +391,7 @@ def test_messages_count_the_rows_of_the_table():
 
 
 def test_many_categories_are_warned_of_and_strange_values_refused():
-    many = {"name": [f"n{number}" for number in range(60)], "x": [1.0] * 60, "goal": ["a", "b"] * 30}
+    many = {"name": [f"n{number}" for number in range(60)], "x": [1.0, 2.0] * 30, "goal": ["a", "b"] * 30}
     data = TableDataModule(many, target="goal", test_size=0, val_size=0)
     with pytest.warns(UserWarning, match="column 'name' has 60 categories in 60 training rows"):
         data.dataset("train")
@@ -429,6 +470,21 @@ def test_sizes_of_the_training_do_not_matter_beside_a_test_table(trainer):
     fit.save_checkpoint("some.ckpt")
     data = TableDataModule.from_checkpoint("some.ckpt", test_table=_columns(40, seed=1))
     assert len(data.dataset("test")) == 40
+
+
+def test_options_of_the_training_that_new_tables_leave_without_effect_are_left_out(trained, trainer):
+    new = _columns(40, seed=1)
+    columns = {**_columns(60), "part": ["train"] * 40 + ["val"] * 10 + ["test"] * 10}
+    _file("\n".join(";".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
+    module = trained("table.csv", split="part", separator=";")
+    for tables in ({"test_table": new}, {"val_table": new, "test_table": new}, {"table": None, "test_table": new}):
+        data = TableDataModule.from_checkpoint("some.ckpt", **tables)
+        trainer().test(module, data)
+        assert len(data.dataset("test")) == 40
+    trained(_columns(60), val_seed=1)
+    TableDataModule.from_checkpoint("some.ckpt", val_table=new, test_table=new)
+    with pytest.raises(ConfigurationError, match="val_seed=2 has no effect"):
+        TableDataModule.from_checkpoint("some.ckpt", val_table=new, test_table=new, val_seed=2)
 
 
 def test_mappings_may_hold_tensors_and_arrays_of_one_dimension():

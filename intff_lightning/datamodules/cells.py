@@ -1,7 +1,8 @@
 """Cells of tables: what is a number, a text, or a missing value."""
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,8 @@ Columns: TypeAlias = dict[str, Cells]
 """Columns of one length by name."""
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _MOSTLY, _DISTINCT = 0.8, 10  # share of numbers, and how many different ones, that make a column numeric
 
 
@@ -21,6 +24,8 @@ def number(value: Any) -> float | None:
     """Return a cell as a finite number, or ``None`` if it is no number."""
     if isinstance(value, bool | np.bool_):
         return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        return None  # float would take 1_000, and digits of any script
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -29,10 +34,14 @@ def number(value: Any) -> float | None:
 
 
 def text(value: Any) -> str:
-    """Return a cell as a text, the same for files and frames: the number 1.0 is ``1``."""
+    """Return a cell as a text: ``1`` for 1, 1.0, and the texts ``1.0`` and ``1.00``.
+
+    Any other text is kept, so ``01``, ``1.50`` and ``1.5`` are three texts.
+    """
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value)
+    shown = str(value)
+    return str(int(shown.partition(".")[0])) if _WHOLE.fullmatch(shown) else shown
 
 
 def numbers(cells: Cells, name: str, where: str, rows: Cells | None = None) -> Cells:
@@ -100,7 +109,7 @@ def is_numeric(cells: Cells) -> bool:
     return all(cell is None or number(cell) is not None for cell in cells)
 
 
-def height(table: Columns) -> int:
+def height(table: Mapping[str, Sized]) -> int:
     """Return the number of rows of a table."""
     return len(next(iter(table.values())))
 

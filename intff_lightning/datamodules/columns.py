@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ from intff_lightning.errors import DataError
 class Preprocessing:
     """Turns the columns of a table into features, by scikit-learn's transformers.
 
-    A numeric column is standardized to mean 0 and variance 1 over its training rows. A missing value becomes the mean,
+    A numeric column is standardized to mean 0 and variance 1 over its training rows; one that is constant there is not
+    scaled, and a warning says so. A missing value becomes the mean,
     and if the training rows have some, a further feature says where. A categorical column becomes one feature per
     category of the training rows; a missing value is a category of its own if the training rows have some.
 
@@ -87,6 +89,16 @@ class Preprocessing:
                     stacklevel=2,
                 )
         self._fit(self._array(table, where), "auto")
+        if self._numeric:
+            unscaled = self._scaler.scale_ != np.sqrt(self._scaler.var_)
+            constant = [name for name, one in zip(self._numeric, unscaled, strict=True) if one]
+            if constant:
+                warnings.warn(
+                    f"{where}: {len(constant)} columns have one value in all training rows "
+                    f"({', '.join(constant[:3])}). They tell nothing, and other values will not be scaled. Leave them "
+                    "out by ignore=.",
+                    stacklevel=2,
+                )
         return self
 
     @property
@@ -110,6 +122,12 @@ class Preprocessing:
         names = {"numeric": self._numeric, "one_hot": self._categorical}
         fitted = self._transformer.named_transformers_
         self.features = [str(f) for part in fitted for f in fitted[part].get_feature_names_out(names[part])]
+        feature, count = Counter(self.features).most_common(1)[0]
+        if count > 1:
+            raise DataError(
+                f"features of two columns have the name {feature!r}: a column, its gaps (missingindicator_COLUMN) or "
+                "one of its categories (COLUMN_VALUE).\nRename a column, or leave one out by ignore=."
+            )
 
     def transform(self, table: Columns, where: str, rows: Cells | None = None) -> Tensor:
         """Return the features ``(N, D)`` float32 of N rows.
@@ -151,6 +169,10 @@ class Preprocessing:
     def _scaler(self) -> Any:
         return self._transformer.named_transformers_["numeric"][0]
 
+    @property
+    def _imputer(self) -> Any:
+        return self._transformer.named_transformers_["numeric"][1]
+
     def _categories(self) -> dict[str, list[str]]:
         if not self._categorical:
             return {}
@@ -159,14 +181,14 @@ class Preprocessing:
 
     def state(self) -> dict[str, Any]:
         """Return what was fitted, in plain values that a checkpoint may hold."""
-        prefix = "missingindicator_"
         state: dict[str, Any] = {"names": self.names, "numeric": {}, "categories": self._categories()}
         if self._numeric:
             values = zip(
                 self._scaler.mean_.tolist(), self._scaler.var_.tolist(), self._scaler.scale_.tolist(), strict=True
             )
+            indicated = {self._numeric[number] for number in self._imputer.indicator_.features_}
             state["numeric"] = {
-                name: {"mean": mean, "var": var, "scale": scale, "indicated": prefix + name in self.features}
+                name: {"mean": mean, "var": var, "scale": scale, "indicated": name in indicated}
                 for name, (mean, var, scale) in zip(self._numeric, values, strict=True)
             }
         return state

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from intff_lightning.datamodules.cells import Cells, Columns, number, text
+from intff_lightning.datamodules.cells import Cells, Columns, height, number, text
 from intff_lightning.errors import ConfigurationError, DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
@@ -57,6 +57,8 @@ def read_table(
         )
     if len({len(values) for values in columns.values()}) != 1:
         raise DataError(f"{where}: its columns have different lengths, or there are none.")
+    if not height(columns):
+        raise DataError(f"{where} has names of columns, and no rows.")
     marks, seen = {_mark(each) for each in (*_ALWAYS, *missing)}, set[Any]()
     found = {name: _cells(values, marks, seen, f"{where}: column {name!r}") for name, values in columns.items()}
     unused = [each for each in missing if _mark(each) not in seen]
@@ -160,7 +162,7 @@ def _read_file(path: Path, separator: str) -> dict[str, list[str]]:
                         f"{path}, line {lines.line_num}: there are {len(row)} cells, and {len(names)} columns. The "
                         f"separator is {separator!r}."
                     )
-                rows += [row] if row else []
+                rows += [row or [""]] if row or len(names) == 1 else []  # an empty cell, or a blank line
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path.absolute()} is no table that can be read ({reason}).") from None
