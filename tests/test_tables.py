@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from intff_lightning import DenseUnit, IntFFModule
+from intff_lightning.callbacks import PredictionWriter
 from intff_lightning.cli import main
 from intff_lightning.datamodules import TableDataModule
 from intff_lightning.datamodules.cells import number, text
@@ -532,6 +533,8 @@ def test_rows_that_may_have_been_trained_on_are_not_evaluated(change, trained, t
             getattr(trainer(), run)(module, data, ckpt_path="some.ckpt")
     with pytest.raises(CheckpointError, match=rf"{APART} test rows\.\nGive test_table="):
         TableDataModule.from_checkpoint("some.ckpt", table=other, **options).dataset("test")
+    with pytest.raises(CheckpointError, match=APART):
+        TableDataModule.from_checkpoint("some.ckpt", table=other, **options).test_dataloader()
 
 
 def test_the_same_rows_and_tables_of_their_own_are_evaluated(trained, trainer):
@@ -576,6 +579,28 @@ def test_a_checkpoint_of_an_evaluation_knows_the_training_rows(trained, trainer)
     test.save_checkpoint("tested.ckpt")
     with pytest.raises(CheckpointError, match=APART):
         TableDataModule.from_checkpoint("tested.ckpt", table=_columns(99)).dataset("test")
+
+
+def test_predictions_name_the_rows_of_the_table(trained, trainer):
+    table = _columns(100)
+    module, data = trained(table), TableDataModule.from_checkpoint("some.ckpt", table=table)
+    trainer(callbacks=[PredictionWriter("drawn.csv")]).predict(module, data)
+    written = [int(line.split(",")[0]) for line in Path("drawn.csv").read_text().splitlines()[1:]]
+    assert len(written) == 20
+    assert written == sorted(written) != list(range(20))
+    mean, scale = (data.preprocessing["numeric"]["x"][key] for key in ("mean", "scale"))
+    expected = [(table["x"][row] - mean) / scale for row in written]
+    np.testing.assert_allclose(data.dataset("predict").image[:, 0], expected, rtol=1e-4, atol=1e-5)
+    own = TableDataModule.from_checkpoint("some.ckpt", predict_table=_columns(5))
+    trainer(callbacks=[PredictionWriter("own.csv")]).predict(module, own)
+    assert [line.split(",")[0] for line in Path("own.csv").read_text().splitlines()[1:]] == list("01234")
+
+
+def test_a_row_whose_features_are_all_0_has_class_0(trained):
+    module = trained(_columns(100))
+    scores = module(torch.zeros(1, 4))[0]
+    assert (scores == scores[0]).all()  # the label is as large as the largest feature, so none is shown
+    assert scores.argmax() == 0
 
 
 @pytest.mark.slow

@@ -73,10 +73,11 @@ def _checked_names(given: Iterable[Any], where: str) -> list[str]:
     Raises:
         DataError: A column has no name, or two have the same one.
     """
-    names = [str(name).strip() for name in given]
-    if "" in names:
+    names = [str(name) for name in given]
+    blank = [number for number, name in enumerate(names, 1) if not name.strip()]
+    if blank:
         raise DataError(
-            f"{where}: column {names.index('') + 1} has no name. Name it, or remove it. If pandas wrote it, it is the "
+            f"{where}: column {blank[0]} has no name. Name it, or remove it. If pandas wrote it, it is the "
             "index: write the file by to_csv(..., index=False)."
         )
     twice = [name for number, name in enumerate(names) if name in names[:number]]
@@ -152,7 +153,7 @@ def _read_file(path: Path, separator: str) -> dict[str, list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, delimiter=separator, strict=True)
-            names = _checked_names(next(lines, []), str(path))
+            names = _checked_names([name.strip() for name in next(lines, [])], str(path))
             if not names:
                 raise DataError(f"{path} is empty: its first line must name the columns.")
             rows: list[list[str]] = []

@@ -55,7 +55,9 @@ def check_tables(
     if all(table is None for table in tables.values()):
         raise ConfigurationError("TableDataModule has no data: give table=, a CSV file or a data frame.")
     if split is not None and not (tables["val"] is None and tables["test"] is None):
-        raise ConfigurationError("split names the rows of each part, so leave val_table and test_table out.")
+        raise ConfigurationError(
+            "split names the rows of each part, so leave val_table and test_table out, or set split to null."
+        )
     if tables["val"] is not None:
         check_size("val_size", arguments, "val_table gives the validation data")
     if tables["test"] is not None:

@@ -28,7 +28,6 @@ from intff_lightning.recipe import from_recipe
 
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
-_EVALUATED: dict[str, Part] = {"validate": "val", "test": "test", "predict": "predict"}
 
 
 class TableDataModule(PairedDataModule):
@@ -36,7 +35,8 @@ class TableDataModule(PairedDataModule):
 
     A column whose training rows hold only numbers is numeric: it is standardized, and a missing value becomes the mean,
     beside a feature that says so. Any other column is categorical, with one feature per category (see
-    :class:`~intff_lightning.datamodules.columns.Preprocessing`). All of this is fitted on training rows alone, and
+    :class:`~intff_lightning.datamodules.columns.Preprocessing`); if only a few of its cells are no numbers, it is
+    refused. All of this is fitted on training rows alone, and
     checkpoints keep it, so a trained network reads new tables as it read its own.
 
     Validation and test rows come from tables of their own, or from the rows that a column names (``split``); else they
@@ -54,7 +54,8 @@ class TableDataModule(PairedDataModule):
         test_size: Number of rows, or below 1 the share, that become test data; 0 for none.
         categorical: Columns that hold numbers and are to be read as categories.
         ignore: Columns to leave out, such as a name or a number of the row.
-        missing: Texts that stand for a missing value, beside empty cells and NaN.
+        missing: Texts that stand for a missing value, beside empty cells and NaN; ``-999`` also stands for the number.
+            ``None`` takes ``NA``, ``N/A``, ``null``, ``NULL`` and ``?``.
         separator: Character between the cells of a CSV file.
         preprocessing: What was fitted on the training rows, from a checkpoint; ``None`` fits it.
         **options: Arguments of :class:`PairedDataModule`; ``regression: true`` predicts a number. ``val_size`` is 0.2
@@ -118,6 +119,8 @@ class TableDataModule(PairedDataModule):
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
         """Return the data of a checkpoint, with what was fitted on their training rows.
+
+        Options of the checkpoint that have no effect on the tables given here are left out.
 
         Args:
             path: Path of the checkpoint.
@@ -254,6 +257,17 @@ class TableDataModule(PairedDataModule):
             self._tables[part] = None if given is None else read_table(given, *read)
         return self._tables[part]
 
+    def _division(self, part: Part) -> Part | None:
+        """Return the part of ``table`` whose rows these are, or ``None`` if they are those of another table."""
+        part = "test" if part == "predict" and self._given_tables["predict"] is None else part
+        own = part != "train" and self._given_tables[part] is not None
+        return None if own or self._given_tables["train"] is None else part
+
+    def source_rows(self, part: Part) -> Tensor | None:
+        """Return the rows of ``table`` that belong to a part; ``None`` if it has a table of its own."""
+        divided = self._division(part)
+        return None if divided is None else self._rows()[divided]
+
     def _rows(self) -> dict[Part, Tensor]:
         """Return the rows of ``table`` that belong to each part."""
         if self._index is None:
@@ -322,11 +336,9 @@ class TableDataModule(PairedDataModule):
     # ---------------------------------------------------------------- checkpoints
 
     def setup(self, stage: str) -> None:
-        """Set up the data of a stage, and compare the training rows with those of the network."""
+        """Set up the data of a stage; warn if a network is trained further on other rows."""
         super().setup(stage)
-        if stage in _EVALUATED:
-            self._check_apart(_EVALUATED[stage])
-        elif self._given_tables["train"] is not None:
+        if stage == "fit" and self._given_tables["train"] is not None:
             if self._trained not in (None, self._fingerprint()):
                 warnings.warn(
                     "the network of the checkpoint was trained on other rows. If it is trained further, some of them "
@@ -344,11 +356,13 @@ class TableDataModule(PairedDataModule):
         self._check_apart(part)
         return super().dataset(part)
 
+    def loader(self, part: Part) -> Any:
+        self._check_apart(part)  # a Trainer asks for loaders after it has loaded a checkpoint
+        return super().loader(part)
+
     def _check_apart(self, part: Part) -> None:
         """Refuse rows of ``table`` to evaluate if other rows of it were trained on, which may be the same ones."""
-        given = self._given_tables
-        own = given[part] is not None or (part == "predict" and given["test"] is not None)
-        if part == "train" or own or given["train"] is None or self._trained in (None, self._fingerprint()):
+        if part == "train" or self._division(part) is None or self._trained in (None, self._fingerprint()):
             return
         raise CheckpointError(
             f"{self._where('train')}: the training rows are not those of the checkpoint, so its network may have been "
@@ -375,13 +389,11 @@ class TableDataModule(PairedDataModule):
         """Read tables as the network of the checkpoint did."""
         super().load_state_dict(state_dict)
         saved, self._trained = state_dict["preprocessing"], state_dict["rows"]
-        stage = None if self.trainer is None else self.trainer.state.fn
-        if stage == "fit" and self._trained not in (None, self._fingerprint()):
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fits and self._trained not in (None, self._fingerprint()):
             raise CheckpointError(
                 "the training rows are not those of the checkpoint.\nResume with the same table, or train anew."
             )
-        if stage in _EVALUATED:
-            self._check_apart(_EVALUATED[stage])
         if saved != self.preprocessing:
             self.inner.forget()
             self._adopt(saved)
