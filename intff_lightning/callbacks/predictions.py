@@ -33,6 +33,8 @@ _WRITERS: dict[Predicted, str] = {
 class PredictionWriter(BasePredictionWriter):
     """Writes ``predictions.csv``: index of the sample, its label, and the score of every class.
 
+    The index of a sample that was divided off a table is its row there, counted from 0.
+
     If there are several loaders, the first column is the number of the loader. Samples of a loader that gives no
     indices (one over an ``IterableDataset``) are numbered in their order, which needs a single process. The first
     process writes the whole table at the end, and only then replaces an older one. If the datamodule has names for its
@@ -65,8 +67,10 @@ class PredictionWriter(BasePredictionWriter):
         """Gather the rows of all processes and write them in the order of the samples."""
         if self.path is None:
             self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
-        data: Any = trainer
-        self.class_names = data.datamodule.class_names if isinstance(data.datamodule, PartDataModule) else None
+        given: Any = trainer
+        data = given.datamodule if isinstance(given.datamodule, PartDataModule) else None
+        self.class_names = None if data is None else data.class_names
+        source = None if data is None else data.source_rows("predict")
         # Lightning nests indices by loader always, and predictions only if there are several loaders
         nested = predictions if isinstance(predictions[0], list) else [predictions]
         rows: list[Row] = []
@@ -77,6 +81,7 @@ class PredictionWriter(BasePredictionWriter):
                 if data_share(trainer)[1] > 1:
                     raise ConfigurationError("a loader gives no indices of its samples: predict in a single process.")
                 indices = list(range(len(scores)))
+            indices = indices if source is None else source[indices].tolist()
             rows += zip([loader] * len(indices), indices, scores.argmax(1).tolist(), scores.tolist(), strict=True)
         if process_count() > 1:
             stage = pl_module.stage if isinstance(pl_module, LabelClassifier) else None

@@ -80,6 +80,10 @@ class PartDataModule(L.LightningDataModule):
         """Names of the classes in their order, if the data have some."""
         return None
 
+    def source_rows(self, part: Part) -> Tensor | None:
+        """Return the row of each sample of a part in its source, ``(N,)``; ``None`` if they are 0, 1, 2, ..."""
+        return None
+
     def loader(self, part: Part) -> Any:
         """Return the loader of a part."""
         raise NotImplementedError

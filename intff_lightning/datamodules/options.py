@@ -66,6 +66,18 @@ def check_options(
         raise ConfigurationError("pixel_range has no effect on token ids: give vocabulary or pixel_range, not both.")
 
 
+def count_of(name: str, share: float, size: int) -> int:
+    """Return the number of samples that an option takes of ``size``; it is a number, or below 1 a share.
+
+    Raises:
+        ConfigurationError: None of them is left to train on.
+    """
+    count = round(share * size) if share < 1 else int(share)
+    if count >= size:
+        raise ConfigurationError(f"{name}={share} leaves nothing of {size} samples to train on.")
+    return count
+
+
 def check_pixel_range(pixel_range: Sequence[float] | None) -> None:
     """Refuse what is no range of pixels."""
     if pixel_range is not None and (

@@ -170,10 +170,7 @@ class PairedDataModule(Recorded, PartDataModule):
 
     def held_out(self, size: int) -> int:
         """Return the number of validation samples in a training set of this size."""
-        count = round(self.val_size * size) if self.val_size < 1 else int(self.val_size)
-        if count >= size:
-            raise ConfigurationError(f"val_size={self.val_size} leaves nothing of {size} training samples.")
-        return count
+        return options.count_of("val_size", self.val_size, size)
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, or ``None`` if there is none.

@@ -1,6 +1,7 @@
 """TableDataModule: the rows of a CSV file or a data frame."""
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,20 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from intff_lightning.corruptions import ImageCorruption
-from intff_lightning.datamodules.columns import (
-    MISSING,
-    Columns,
-    Preprocessing,
-    numbers,
-    read_table,
-    rows_of,
-    text,
-    value_names,
-)
+from intff_lightning.datamodules import table_options
+from intff_lightning.datamodules.cells import Cells, Columns, height, numbers, text, value_names
+from intff_lightning.datamodules.columns import Preprocessing
 from intff_lightning.datamodules.datasets import Part
+from intff_lightning.datamodules.division import drawn, named
 from intff_lightning.datamodules.loading import InMemoryDataset, range_of
+from intff_lightning.datamodules.options import count_of
 from intff_lightning.datamodules.paired import PairedDataModule
-from intff_lightning.draws import Draws
+from intff_lightning.datamodules.reading import MISSING, read_table
+from intff_lightning.datamodules.table_options import SIZE
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError
 from intff_lightning.recipe import from_recipe
 
 _TEST = 2  # stream of the draws of test rows; validation rows have the stream 0
-_SIZE = 0.2
 _TABLES: dict[Part, str] = {"train": "table", "val": "val_table", "test": "test_table", "predict": "predict_table"}
 
 
@@ -39,7 +35,8 @@ class TableDataModule(PairedDataModule):
 
     A column whose training rows hold only numbers is numeric: it is standardized, and a missing value becomes the mean,
     beside a feature that says so. Any other column is categorical, with one feature per category (see
-    :class:`~intff_lightning.datamodules.columns.Preprocessing`). All of this is fitted on training rows alone, and
+    :class:`~intff_lightning.datamodules.columns.Preprocessing`); if only a few of its cells are no numbers, it is
+    refused. All of this is fitted on training rows alone, and
     checkpoints keep it, so a trained network reads new tables as it read its own.
 
     Validation and test rows come from tables of their own, or from the rows that a column names (``split``); else they
@@ -57,7 +54,8 @@ class TableDataModule(PairedDataModule):
         test_size: Number of rows, or below 1 the share, that become test data; 0 for none.
         categorical: Columns that hold numbers and are to be read as categories.
         ignore: Columns to leave out, such as a name or a number of the row.
-        missing: Texts that stand for a missing value, beside empty cells and NaN.
+        missing: Texts that stand for a missing value, beside empty cells and NaN; ``-999`` also stands for the number.
+            ``None`` takes ``NA``, ``N/A``, ``null``, ``NULL`` and ``?``.
         separator: Character between the cells of a CSV file.
         preprocessing: What was fitted on the training rows, from a checkpoint; ``None`` fits it.
         **options: Arguments of :class:`PairedDataModule`; ``regression: true`` predicts a number. ``val_size`` is 0.2
@@ -77,43 +75,40 @@ class TableDataModule(PairedDataModule):
         test_table: Any = None,
         predict_table: Any = None,
         split: str | None = None,
-        test_size: float = _SIZE,
+        test_size: float = SIZE,
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
         missing: list[str] | None = None,
         separator: str = ",",
         preprocessing: dict[str, Any] | None = None,
-        val_size: float = _SIZE,
+        val_size: float = SIZE,
         **options: Any,
     ) -> None:
         given: dict[Part, Any] = dict(zip(_TABLES, (table, val_table, test_table, predict_table), strict=True))
         table = val_table = test_table = predict_table = None  # Lightning looks here, and cannot compare data frames
         super().__init__(val_size=val_size, **options)
         self.refuse(("num_classes",), "the values of the target are counted")
+        self.refuse(("pixel_range", "vocabulary", "keys"), "a table holds numbers and categories in columns")
         if isinstance(self.test_corruption, ImageCorruption):
             raise ConfigurationError(
                 f"test_corruption: {type(self.test_corruption).__name__} is for images, not tables."
             )
-        if not test_size >= 0 or (test_size >= 1 and test_size != int(test_size)):
-            raise ConfigurationError(
-                f"test_size={test_size}: a number of rows or a share below 1 is needed, 0 or more."
-            )
-        if len(separator) != 1:
-            raise ConfigurationError(f"separator={separator!r}: one character is needed.")
+        table_options.check_values(test_size, separator, categorical=categorical, ignore=ignore, missing=missing)
+        table_options.check_columns(target, split, categorical or (), ignore or ())
+        table_options.check_tables(given, split, self.init_arguments(), self.refuse)
         self._given_tables = given
-        if all(table is None for table in given.values()):
-            raise ConfigurationError("TableDataModule has no data: give table=, a CSV file or a data frame.")
         self.target, self.split, self.test_size, self.separator = target, split, test_size, separator
         self.categorical, self.ignore = list(categorical or ()), list(ignore or ())
-        self.missing = MISSING if missing is None else tuple(missing)
+        self.missing, self._says_missing = MISSING if missing is None else tuple(missing), missing is not None
         self._tables: dict[Part, Columns | None] = {}
         self._index: dict[Part, Tensor] | None = None
         self._preprocessing: Preprocessing | None = None
         self._names: list[str] | None = None
         self._range: list[float] | None = None
+        self._trained: str | None = None  # fingerprint of the rows that the network was trained on
+        self._hash: str | None = None  # fingerprint of the training rows here
         if preprocessing is not None:
             self._adopt(preprocessing)
-        self._check_split()
 
     def init_arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor, with ``None`` for tables in memory: a checkpoint holds no rows."""
@@ -121,26 +116,11 @@ class TableDataModule(PairedDataModule):
         in_memory = {name for name in _TABLES.values() if not isinstance(given.get(name), str | Path | None)}
         return {name: None if name in in_memory else value for name, value in given.items()}
 
-    def _check_split(self) -> None:
-        """Refuse options of a division that would have no effect."""
-        own = {part: self._given_tables[part] is not None for part in ("val", "test")}
-        if self.split is not None and (own["val"] or own["test"]):
-            raise ConfigurationError("split names the rows of each part, so leave val_table and test_table out.")
-        if own["val"]:
-            self._refuse_size("val_size", "val_table gives the validation data")
-        if own["test"]:
-            self._refuse_size("test_size", "test_table gives the test data")
-        if self.split is not None:
-            self._refuse_size("test_size", f"column {self.split!r} names the test rows")
-
-    def _refuse_size(self, name: str, why: str) -> None:
-        size = self.init_arguments().get(name)
-        if size not in (None, _SIZE):  # the command line and recipes give every option
-            raise ConfigurationError(f"{name}={size} has no effect: {why}. Leave {name} out.")
-
     @classmethod
     def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
         """Return the data of a checkpoint, with what was fitted on their training rows.
+
+        Options of the checkpoint that have no effect on the tables given here are left out.
 
         Args:
             path: Path of the checkpoint.
@@ -151,7 +131,8 @@ class TableDataModule(PairedDataModule):
         """
         from intff_lightning.checkpoints import read_checkpoint  # which imports datamodules
 
-        recipe = read_checkpoint(path).get("recipes", {}).get("data", {})
+        checkpoint = read_checkpoint(path)
+        recipe = checkpoint.get("recipes", {}).get("data", {})
         if not recipe.get("init_args", {}).get("preprocessing"):
             raise CheckpointError(f"{path}: its network was not trained on a table (TableDataModule).")
         for name in ("target", "categorical", "ignore", "regression"):
@@ -159,9 +140,12 @@ class TableDataModule(PairedDataModule):
                 raise ConfigurationError(
                     f"{name} has no effect: {path} tells what the network reads. Leave {name} out."
                 )
-        sizes = [size for size, table in (("val_size", "val_table"), ("test_size", "test_table")) if table in options]
-        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items() if name not in sizes}
-        return cls(**{**arguments, **options})
+        arguments = {name: from_recipe(value) for name, value in recipe["init_args"].items()}
+        tables: dict[Part, Any] = {part: {**arguments, **options}.get(name) for part, name in _TABLES.items()}
+        idle = table_options.without_effect(tables, {**arguments, **options}, options)
+        made = cls(**{**{name: value for name, value in arguments.items() if name not in idle}, **options})
+        made._trained = checkpoint.get(recipe["class_path"].rpartition(".")[2], {}).get("rows")
+        return made
 
     # ---------------------------------------------------------------- what was fitted
 
@@ -191,7 +175,7 @@ class TableDataModule(PairedDataModule):
 
     def _adopt(self, state: Mapping[str, Any]) -> None:
         self._preprocessing = Preprocessing(state)
-        self._names, self._range = state["classes"], state["target_range"]
+        self._names, self._range, self._hash = state["classes"], state["target_range"], None
         if self.regression is not (self._names is None):
             raise ConfigurationError(f"regression={self.regression}, and the network was trained for the other task.")
         self._tell()
@@ -219,10 +203,10 @@ class TableDataModule(PairedDataModule):
                 raise DataError(f"{where}: no column is left beside the target.")
             target = self._target_cells(table, where)
             index = self._rows()
-            rows = rows_of(table, index["train"].numpy())
-            self._preprocessing = Preprocessing().fit(rows, names, self.categorical, where)
+            rows = index["train"].numpy()
+            self._preprocessing = Preprocessing().fit(table, names, self.categorical, where, rows)
             if self.regression and self._target_range is None:
-                trained = numbers(target[index["train"].numpy()], str(self.target), where)
+                trained = numbers(target, str(self.target), where)[rows]
                 self._range = range_of(torch.from_numpy(trained).float())
             elif self.regression:
                 self._range = self._target_range
@@ -267,48 +251,47 @@ class TableDataModule(PairedDataModule):
         """Return the table that was given for a part, read at the first call."""
         if part not in self._tables:
             given = self._given_tables[part]
-            read = None if given is None else read_table(given, self._where(part), self.separator, self.missing)
-            self._tables[part] = read
+            # texts for missing values were chosen for the training table, and need not occur in others
+            expected = part == "train" and self._preprocessing is None and self._says_missing
+            read = (self._where(part), self.separator, self.missing, expected)
+            self._tables[part] = None if given is None else read_table(given, *read)
         return self._tables[part]
+
+    def _division(self, part: Part) -> Part | None:
+        """Return the part of ``table`` whose rows these are, or ``None`` if they are those of another table."""
+        part = "test" if part == "predict" and self._given_tables["predict"] is None else part
+        own = part != "train" and self._given_tables[part] is not None
+        return None if own or self._given_tables["train"] is None else part
+
+    def source_rows(self, part: Part) -> Tensor | None:
+        """Return the rows of ``table`` that belong to a part; ``None`` if it has a table of its own."""
+        divided = self._division(part)
+        return None if divided is None else self._rows()[divided]
 
     def _rows(self) -> dict[Part, Tensor]:
         """Return the rows of ``table`` that belong to each part."""
         if self._index is None:
             table = self._table("train")
             assert table is not None  # the caller has looked
-            size = len(next(iter(table.values())))
+            every = torch.arange(height(table))
             if self.split is not None:
                 self._check_columns(table, self._where("train"))
-                self._index = self._named(table[self.split], size)
+                self._index = named(table[self.split], self.split)
+                if not len(self._index["train"]):
+                    raise DataError(f"{self._where('train')}: column {self.split!r} names no row to train on.")
             else:
-                drawn = self._table("test") is None and self.test_size
-                count = (round(self.test_size * size) if self.test_size < 1 else int(self.test_size)) if drawn else 0
-                order = Draws(self.val_seed, 0, torch.arange(size), stream=_TEST).shuffle()
-                self._index = {"test": order[:count].sort().values, "train": order[count:].sort().values}
-            if "val" not in self._index:
-                held_out = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
-                rows = self._index["train"]
-                order = Draws(self.val_seed, 0, rows).shuffle()
-                self._index |= {
-                    "val": rows[order[:held_out]].sort().values,
-                    "train": rows[order[held_out:]].sort().values,
-                }
-            if not len(self._index["train"]):
-                raise ConfigurationError(f"{self._where('train')}: no row is left to train on.")
+                count = count_of("test_size", self.test_size, len(every)) if self._table("test") is None else 0
+                test, rest = drawn(every, count, self.val_seed, _TEST)
+                self._index = {"test": test, "val": every[:0], "train": rest}
+            if len(self._index["val"]):
+                why = f"column {self.split!r} names the validation rows"
+                table_options.check_size("val_size", self.init_arguments(), why)
+                self.refuse(("val_seed",), why)
+            else:
+                count = self.held_out(len(self._index["train"])) if self._table("val") is None else 0
+                val, rest = drawn(self._index["train"], count, self.val_seed)
+                self._index |= {"val": val, "train": rest}
         return self._index
-
-    def _named(self, cells: Any, size: int) -> dict[Part, Tensor]:
-        """Return the rows that a column names."""
-        parts: tuple[Part, ...] = ("train", "val", "test")
-        strange = [cell for cell in cells if cell not in parts]
-        if strange:
-            raise DataError(f"column {self.split!r} has the value {strange[0]!r}, and train, val or test are needed.")
-        found: dict[Part, Tensor] = {part: torch.arange(size)[torch.from_numpy(cells == part)] for part in parts}
-        if len(found["val"]):
-            self._refuse_size("val_size", f"column {self.split!r} names the validation rows")
-        else:
-            del found["val"]
-        return found
 
     def load(self, part: Part) -> Dataset[Any] | None:
         """Return the rows of a part, with samples ``(D,)`` float32.
@@ -322,18 +305,20 @@ class TableDataModule(PairedDataModule):
             index = None if whole is None or part == "predict" else self._rows()[part]
             if whole is None or index is None or not len(index):
                 return None
-            own = rows_of(whole, index.numpy())
+            own, rows = whole, index.numpy()
+        else:
+            rows = np.arange(height(own))
         where = self._where(part)
-        samples = self._fit().transform(own, where)
-        return InMemoryDataset(samples, self._target(own, part, where), regression=self.regression)
+        samples = self._fit().transform(own, where, rows)
+        return InMemoryDataset(samples, self._target(own, part, where, rows), regression=self.regression)
 
-    def _target(self, table: Columns, part: Part, where: str) -> Tensor:
+    def _target(self, table: Columns, part: Part, where: str, rows: Cells) -> Tensor:
         """Return numbers, or classes, of the rows of a part; -1 for those to predict."""
         if part == "predict":
-            return torch.full((len(next(iter(table.values()))),), -1.0 if self.regression else -1)
-        cells = self._target_cells(table, where)
+            return torch.full((len(rows),), -1.0 if self.regression else -1)
+        cells = self._target_cells(table, where)[rows]
         if self.regression:
-            return torch.from_numpy(numbers(cells, str(self.target), where).astype(np.float32))
+            return torch.from_numpy(numbers(cells, str(self.target), where, rows).astype(np.float32))
         classes = {name: number for number, name in enumerate(self._names or ())}
         strange = sorted({text(cell) for cell in cells} - classes.keys())
         if strange:
@@ -350,25 +335,62 @@ class TableDataModule(PairedDataModule):
 
     # ---------------------------------------------------------------- checkpoints
 
+    def setup(self, stage: str) -> None:
+        """Set up the data of a stage; warn if a network is trained further on other rows."""
+        super().setup(stage)
+        if stage == "fit" and self._given_tables["train"] is not None:
+            if self._trained not in (None, self._fingerprint()):
+                warnings.warn(
+                    "the network of the checkpoint was trained on other rows. If it is trained further, some of them "
+                    "may be validation or test rows here. Give val_table= and test_table=, unless all rows are new.",
+                    stacklevel=2,
+                )
+            self._trained = self._fingerprint()
+
+    def dataset(self, part: Part) -> Dataset[Any] | None:
+        """Return the data set of a part, or ``None`` if there is none.
+
+        Raises:
+            CheckpointError: The network of the checkpoint may have been trained on these rows.
+        """
+        self._check_apart(part)
+        return super().dataset(part)
+
+    def loader(self, part: Part) -> Any:
+        self._check_apart(part)  # a Trainer asks for loaders after it has loaded a checkpoint
+        return super().loader(part)
+
+    def _check_apart(self, part: Part) -> None:
+        """Refuse rows of ``table`` to evaluate if other rows of it were trained on, which may be the same ones."""
+        if part == "train" or self._division(part) is None or self._trained in (None, self._fingerprint()):
+            return
+        raise CheckpointError(
+            f"{self._where('train')}: the training rows are not those of the checkpoint, so its network may have been "
+            f"trained on these {part} rows.\nGive {_TABLES[part]}=, or the table and the options (val_seed, val_size, "
+            "test_size) of the training."
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": self._fingerprint()}
+        trained = self._trained or self._fingerprint()
+        return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": trained}
 
     def _fingerprint(self) -> str | None:
-        """Return a hash of the training rows, or ``None`` without a training table."""
+        """Return a hash of the training rows in the columns that are read, or ``None`` without a training table."""
         table = self._table("train")
-        if table is None:
-            return None
-        index, made = self._rows()["train"].numpy(), hashlib.blake2b(digest_size=16)
-        for name in sorted(table):
-            cells = table[name][index]
-            made.update("\0".join([name, *("" if cell is None else text(cell) for cell in cells)]).encode())
-        return made.hexdigest()
+        if table is not None and self._hash is None:
+            index, made = self._rows()["train"].numpy(), hashlib.blake2b(digest_size=16)
+            for name in sorted({*self._fit().names, str(self.target)} & table.keys()):
+                cells = table[name][index]
+                made.update("\0".join([name, *("" if cell is None else text(cell) for cell in cells)]).encode())
+            self._hash = made.hexdigest()
+        return self._hash
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Read tables as the network of the checkpoint did."""
         super().load_state_dict(state_dict)
-        saved, rows = state_dict["preprocessing"], state_dict["rows"]
-        if self.trainer is not None and self.trainer.state.fn == "fit" and rows not in (None, self._fingerprint()):
+        saved, self._trained = state_dict["preprocessing"], state_dict["rows"]
+        fits = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fits and self._trained not in (None, self._fingerprint()):
             raise CheckpointError(
                 "the training rows are not those of the checkpoint.\nResume with the same table, or train anew."
             )

@@ -77,7 +77,7 @@ def tuned(
     losses = []
     for setting in SETTINGS[:1] if quick else SETTINGS:
         L.seed_everything(seed, verbose=False)
-        module, own = make_network(algorithm, setting), data()
+        module, own = make_network(algorithm, setting), data(val_seed=seed)
         diverged = train(module, own, epochs_of(own, quick)) < 0
         losses.append(float("inf") if diverged else validation_loss(module, own))
     L.seed_everything(seed, verbose=False)
@@ -106,7 +106,6 @@ def rows(seed: int, data_dir: str, quick: bool, name: str) -> list[dict[str, Any
             columns(x, target, test),
             target="target",
             split="part",
-            val_seed=seed,
             seed=seed,
             batch_size=64 if len(x) > 1000 else 32,
         )
