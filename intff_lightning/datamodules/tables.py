@@ -105,7 +105,7 @@ class TableDataModule(PairedDataModule):
         self._preprocessing: Preprocessing | None = None
         self._names: list[str] | None = None
         self._range: list[float] | None = None
-        self._trained: str | None = None  # fingerprint of the rows that the network was trained on
+        self.trained_rows: str | None = None  # their fingerprint, of a network from a checkpoint
         self._hash: str | None = None  # fingerprint of the training rows here
         if preprocessing is not None:
             self._adopt(preprocessing)
@@ -144,7 +144,7 @@ class TableDataModule(PairedDataModule):
         tables: dict[Part, Any] = {part: {**arguments, **options}.get(name) for part, name in _TABLES.items()}
         idle = table_options.without_effect(tables, {**arguments, **options}, options)
         made = cls(**{**{name: value for name, value in arguments.items() if name not in idle}, **options})
-        made._trained = checkpoint.get(recipe["class_path"].rpartition(".")[2], {}).get("rows")
+        made.trained_rows = checkpoint.get(recipe["class_path"].rpartition(".")[2], {}).get("rows")
         return made
 
     # ---------------------------------------------------------------- what was fitted
@@ -339,13 +339,13 @@ class TableDataModule(PairedDataModule):
         """Set up the data of a stage; warn if a network is trained further on other rows."""
         super().setup(stage)
         if stage == "fit" and self._given_tables["train"] is not None:
-            if self._trained not in (None, self._fingerprint()):
+            if self.trained_rows not in (None, self._fingerprint()):
                 warnings.warn(
                     "the network of the checkpoint was trained on other rows. If it is trained further, some of them "
                     "may be validation or test rows here. Give val_table= and test_table=, unless all rows are new.",
                     stacklevel=2,
                 )
-            self._trained = self._fingerprint()
+            self.trained_rows = self._fingerprint()
 
     def dataset(self, part: Part) -> Dataset[Any] | None:
         """Return the data set of a part, or ``None`` if there is none.
@@ -362,7 +362,7 @@ class TableDataModule(PairedDataModule):
 
     def _check_apart(self, part: Part) -> None:
         """Refuse rows of ``table`` to evaluate if other rows of it were trained on, which may be the same ones."""
-        if part == "train" or self._division(part) is None or self._trained in (None, self._fingerprint()):
+        if part == "train" or self._division(part) is None or self.trained_rows in (None, self._fingerprint()):
             return
         raise CheckpointError(
             f"{self._where('train')}: the training rows are not those of the checkpoint, so its network may have been "
@@ -371,7 +371,7 @@ class TableDataModule(PairedDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        trained = self._trained or self._fingerprint()
+        trained = self.trained_rows or self._fingerprint()
         return {**super().state_dict(), "preprocessing": self.preprocessing, "rows": trained}
 
     def _fingerprint(self) -> str | None:
@@ -388,9 +388,9 @@ class TableDataModule(PairedDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Read tables as the network of the checkpoint did."""
         super().load_state_dict(state_dict)
-        saved, self._trained = state_dict["preprocessing"], state_dict["rows"]
+        saved, self.trained_rows = state_dict["preprocessing"], state_dict["rows"]
         fits = self.trainer is not None and self.trainer.state.fn == "fit"
-        if fits and self._trained not in (None, self._fingerprint()):
+        if fits and self.trained_rows not in (None, self._fingerprint()):
             raise CheckpointError(
                 "the training rows are not those of the checkpoint.\nResume with the same table, or train anew."
             )
