@@ -94,6 +94,7 @@ def train(module: Network, data: PairedDataModule, epochs: int, monitor: str | N
     value = float("-inf")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*too few to calibrate.*")  # Linnerud, whose table shows the coverage
         try:
             trainer.fit(module, data)
             value = 0.0 if best is None else best.value
