@@ -51,17 +51,10 @@ class GoodnessAccuracy(EvaluationCallback):
         if self._last[0] is batch:
             return self._last[1]
         image, target = image_and_target(batch, module)
-        scores: Tensor | None = None
         if target.is_floating_point():
             return None
         with module.trainer.precision_plugin.forward_context():  # Lightning calls callbacks in full precision
-            if isinstance(module, HasLabelGoodness):
-                if not (isinstance(module, LabelClassifier) and module.unsupervised):
-                    units = module.label_goodness(image)  # (U, B, C)
-                    vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
-                    scores = torch.cat([vote.unsqueeze(0), units])
-            else:
-                scores = module(image).unsqueeze(0)
+            scores = _scores(module, image)
         self._last = (batch, scores)
         return scores
 
@@ -106,3 +99,15 @@ class GoodnessAccuracy(EvaluationCallback):
                     f"{what} is not finite for {number} of {count} samples ({stage}), so they have no label.\n"
                     "Evaluate in float32 (precision: 32-true), or train again with a lower learning rate."
                 )
+
+
+def _scores(module: Any, image: Tensor) -> Tensor | None:
+    """Return the goodness of every label, ``(1 + U, B, C)``, or ``None`` for a network trained without labels."""
+    if not isinstance(module, HasLabelGoodness):
+        scores: Tensor = module(image)
+        return scores.unsqueeze(0)
+    if isinstance(module, LabelClassifier) and module.unsupervised:
+        return None
+    units = module.label_goodness(image)  # (U, B, C)
+    vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
+    return torch.cat([vote.unsqueeze(0), units])

@@ -26,7 +26,7 @@ from intff_lightning.reporting.results import about, write_results
 from intff_lightning.reporting.tables import markdown_table
 from intff_lightning.reproduce import figures
 from intff_lightning.reproduce.options import run_jobs
-from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, candidate_votes, make, space, start_of
+from intff_lightning.reproduce.spaces import ALGORITHMS, STUDIES, Range, Study, candidate_votes, make, space, start_of
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SEED = 0
@@ -109,9 +109,12 @@ def _plan(name: str, algorithm: str) -> dict[str, Any]:
     """Return what the trials of a search have in common, in plain values."""
     study = STUDIES[name]
     plan = {field: getattr(study, field) for field in ("units", "pools", "epochs", "images", "precision")}
-    spaces = {setting: str(values) for setting, values in space(study, algorithm).items()}
-    found: dict[str, Any] = json.loads(json.dumps({**plan, "space": spaces}))
+    found: dict[str, Any] = json.loads(json.dumps({**plan, "space": _ranges(study, algorithm)}))
     return found
+
+
+def _ranges(study: Study, algorithm: str) -> dict[str, str]:
+    return {setting: str(values) for setting, values in space(study, algorithm).items()}
 
 
 def requeue(study: optuna.Study) -> None:
@@ -249,8 +252,7 @@ def summarize(name: str, trials: list[dict[str, Any]], command: str) -> dict[str
         "images": study.images,
         "precision": study.precision,
         "spaces": {
-            algorithm: {setting: str(values) for setting, values in space(study, algorithm).items()}
-            for algorithm in dict.fromkeys(row["algorithm"] for row in trials)
+            algorithm: _ranges(study, algorithm) for algorithm in dict.fromkeys(row["algorithm"] for row in trials)
         },
         "winners": {
             algorithm: {"settings": best["settings"], "vote": best["vote"]}
