@@ -12,14 +12,13 @@ the batch, or with nine; by class, images show no label and units see the batch 
 
 import argparse
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from benchmarks.opponents import (
@@ -42,9 +41,10 @@ from intff_lightning.pairs import image_and_target
 HELP = "peak activation memory of a training step over depth, against backpropagation"
 
 DEPTHS = (4, 8, 16, 32, 64)
+TWO_LAYERS = "dense, (512,512) a unit"
 NETWORKS: dict[str, tuple[Callable[[int], Network], int]] = {  # made for a number of units, and the batch size
     "dense, (512) a unit": (lambda units: Network(((512,),) * units), 256),
-    "dense, (512,512) a unit": (lambda units: Network(((512, 512),) * units), 256),
+    TWO_LAYERS: (lambda units: Network(((512, 512),) * units), 256),
     "convolution, 16C3 a unit": (lambda units: Network(((16,),) * units, conv=True), 32),
 }
 RULES = [
@@ -70,22 +70,24 @@ class Tracker(TorchDispatchMode):
         """Number of the storage, bytes by which it grew, and the operation."""
         self._sizes: list[int | None] = []  # by number; None for a storage that existed before
         self._numbers = WeakIdKeyDictionary()
+        self._whole: set[Any] = set()  # operations that are not made of others
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_iter((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self._number(tensor, made=False)
-        with self:  # an operation made of others, as inference mode hands on whole ones
-            results = func.decompose(*args, **(kwargs or {}))
+        for tensor in _tensors((args, kwargs)):
+            self._number(tensor, made=False)
+        results: Any = NotImplemented
+        if func not in self._whole:
+            with self:  # an operation made of others, as inference mode hands on whole ones
+                results = func.decompose(*args, **(kwargs or {}))
         if results is NotImplemented:
+            self._whole.add(func)
             results = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(results):
-            if isinstance(tensor, Tensor):
-                number = self._number(tensor, made=True)
-                before, size = self._sizes[number], tensor.untyped_storage().nbytes()
-                if before is not None and before != size:
-                    self.events.append((number, size - before, str(func)))
-                    self._sizes[number] = size
+        for tensor in _tensors(results):
+            number = self._number(tensor, made=True)
+            before, size = self._sizes[number], tensor.untyped_storage().nbytes()
+            if before is not None and before != size:
+                self.events.append((number, size - before, str(func)))
+                self._sizes[number] = size
         return results
 
     def _number(self, tensor: Tensor, made: bool) -> int:
@@ -123,6 +125,17 @@ class Tracker(TorchDispatchMode):
             if current > most:
                 most, at_peak = current, list(alive.values())
         return most, at_peak
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in what an operation takes or returns."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
 
 
 class StepMemory(L.Callback):
@@ -182,9 +195,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     quiet()
     depths = (2, 4) if arguments.quick else DEPTHS
+    networks = {name: of for name, of in NETWORKS.items() if not arguments.quick or name != TWO_LAYERS}
     peaks: dict[tuple[str, str], list[float]] = {}
     rows: list[dict[str, Any]] = []
-    for kind, (make, batch_size) in NETWORKS.items():
+    for kind, (make, batch_size) in networks.items():
         for rule in RULES:
             found = [step_bytes(rule, make(units), batch_size, arguments.device) for units in depths]
             peaks[kind, rule.name] = [peak / 1e6 for peak, _ in found]
@@ -205,6 +219,6 @@ def main(arguments: argparse.Namespace) -> None:
     write("memory", arguments.out, rows, note)
     panels = [
         Panel(kind, "units", "peak activations (MB)", {rule.name: (depths, peaks[kind, rule.name]) for rule in RULES})
-        for kind in NETWORKS
+        for kind in networks
     ]
     draw_lines(arguments.out / "memory.png", panels)

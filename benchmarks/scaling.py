@@ -58,14 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     quiet()
     quick, device = arguments.quick, arguments.device
+    rounds, steps = (1, 1) if quick else (ROUNDS, STEPS_A_TURN)
     torch.manual_seed(0)
     rows = [
         row
         for over, (places, make) in STEPS.items()
-        for row in _steps(over, places[:2] if quick else places, make, 1 if quick else ROUNDS, device)
+        for row in _steps(over, places[:2] if quick else places, make, rounds, steps, device)
     ]
-    rows += _classes(CLASSES[:2] if quick else CLASSES, 1 if quick else ROUNDS, device)
-    rows += _epochs([512, 1024] if quick else IMAGES, 1 if quick else ROUNDS, device)
+    rows += _classes(CLASSES[:2] if quick else CLASSES, rounds, device)
+    rows += _epochs([512, 1024] if quick else IMAGES, rounds, device)
     for before, after in pairwise(rows):  # two points of one line
         if (before["over"], before["what"]) == (after["over"], after["what"]):
             after["growth of seconds"] = _exponent(before, after, "seconds (median)")
@@ -103,12 +104,12 @@ def _exponent(before: dict[str, Any], after: dict[str, Any], key: str) -> Any:
 
 
 def _steps(
-    over: str, places: Sequence[int], make: Callable[[int], tuple[Network, int]], rounds: int, device: str
+    over: str, places: Sequence[int], make: Callable[[int], tuple[Network, int]], rounds: int, steps: int, device: str
 ) -> list[dict[str, Any]]:
     found = {}
     for place in places:
         network, batch_size = make(place)
-        turns = {rule.name: median_step(rule, network, batch_size, STEPS_A_TURN, device) for rule in RULES}
+        turns = {rule.name: median_step(rule, network, batch_size, steps, device) for rule in RULES}
         times = take_turns(turns, rounds)
         for rule in RULES:
             peak, _ = step_bytes(rule, network, batch_size, device)

@@ -93,8 +93,10 @@ def main(arguments: argparse.Namespace) -> None:
     rules = RULES[:-1] if arguments.quick else RULES
     rows, groups = [], {}
     for name, (network, steps) in list(NETWORKS.items())[: 1 if arguments.quick else None]:
+        steps = 1 if arguments.quick else steps
         turns = {rule.name: median_step(rule, network, BATCH, steps, arguments.device) for rule in rules}
-        take_turns(turns, 1)  # compilation, and memory that is allocated once
+        if not arguments.quick:
+            take_turns(turns, 1)  # compilation, and memory that is allocated once
         times = take_turns(turns, 1 if arguments.quick else ROUNDS)
         groups[name] = {}
         for rule, values in times.items():

@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Look for garbage again, among what the tests make."""
+    """Look for garbage again, among what the tests make, and less often: every parser is made of many small objects."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     gc.enable()
 
 
