@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
-from intff_lightning.detection import check_shift, mean_over_shifts
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import NoNormalization
 from intff_lightning.modes import Freezable
@@ -17,6 +16,7 @@ from intff_lightning.pairs import PairedBatch, image_and_target
 from intff_lightning.recipe import from_recipe
 from intff_lightning.sequences import PaddedShape, PositionMean
 from intff_lightning.units import HiddenUnit
+from intff_lightning.views import Views, check_views, mean_over_views
 
 
 class BackpropModule(Freezable, Network):
@@ -39,7 +39,8 @@ class BackpropModule(Freezable, Network):
         no_decay: Parameters without weight decay: parts of their names (``bias``) or classes of layers (``LayerNorm``).
         label_smoothing: Label smoothing of the cross-entropy, from 0 to 1.
         negatives: Learn to tell images from their negative images, instead of classes.
-        anomaly_shift: ``anomaly_score`` averages over the image and its shifts by up to so many pixels.
+        views: Views of an image, over which its scores are averaged in eval mode (test-time augmentation):
+            :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -55,7 +56,7 @@ class BackpropModule(Freezable, Network):
         no_decay: list[str] | None = None,
         label_smoothing: float = 0.0,
         negatives: bool = False,
-        anomaly_shift: int = 0,
+        views: Views | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -69,8 +70,7 @@ class BackpropModule(Freezable, Network):
             raise ConfigurationError(f"body is {body!r}: a HiddenUnit, or any torch.nn.Module, is needed.")
         self.body = body if isinstance(body, HiddenUnit) else HiddenUnit(body, normalization=NoNormalization())
         self.has_head, self.head = head, cast(nn.Module, nn.Identity())
-        check_shift(anomaly_shift)
-        self.label_smoothing, self.negatives, self.anomaly_shift = label_smoothing, negatives, anomaly_shift
+        self.label_smoothing, self.negatives, self.views = label_smoothing, negatives, from_recipe(views)
         self.configure_model()
 
     @property
@@ -84,7 +84,7 @@ class BackpropModule(Freezable, Network):
                 f"negatives=true tells two classes, images and their negatives, and there are {num_classes}: use the "
                 "data of OneClassDataModule, or leave negatives out."
             )
-        check_shift(self.anomaly_shift, input_shape)
+        check_views(self.views, input_shape)
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
@@ -106,18 +106,20 @@ class BackpropModule(Freezable, Network):
         return self.requires_grad_(True)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the scores (logits) ``(B, C)`` of images ``(B, *)``, float in [0, 1]."""
+        """Return the scores (logits) ``(B, C)`` of images ``(B, *)``, float in [0, 1].
+
+        In eval mode they are averaged over the ``views`` of the image.
+        """
         self.check_built()
-        scores: Tensor = self.head(self.body(image))
-        return scores
+        return mean_over_views(lambda view: self.head(self.body(view)), image, None if self.training else self.views)
 
     def anomaly_score(self, image: Tensor) -> Tensor:
         """Return how anomalous images ``(B, *)`` are, ``(B,)``.
 
         With ``negatives`` it is the log-odds that they are negatives, else minus the largest softmax probability
-        (Hendrycks and Gimpel 2017). The scores are averaged over shifts of the image, see ``anomaly_shift``.
+        (Hendrycks and Gimpel 2017).
         """
-        scores = mean_over_shifts(self, image, self.anomaly_shift)
+        scores: Tensor = self(image)
         return scores[:, 1] - scores[:, 0] if self.negatives else -scores.softmax(1).amax(1)
 
     def predictions(self, image: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from intff_lightning.detection import check_shift, mean_over_shifts
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
 from intff_lightning.functional import at_least_float32, rms_normalize
 from intff_lightning.label_tokens import default_encoder
@@ -21,6 +20,7 @@ from intff_lightning.samples import check_shape
 from intff_lightning.sequences import TokenShape
 from intff_lightning.stage import Stage
 from intff_lightning.units import UnitStack
+from intff_lightning.views import Views, check_views, mean_over_views
 
 VoteWeights = list[float] | Literal["validation"]
 """Weights of the voting units, or where they come from."""
@@ -48,7 +48,7 @@ class LabelClassifier(Freezable, Network):
         vote: list[int] | None,
         vote_weights: VoteWeights | None,
         sweep_size: int | None,
-        anomaly_shift: int,
+        views: Views | None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -86,8 +86,7 @@ class LabelClassifier(Freezable, Network):
                 f"vote_weights={vote_weights}: validation, or numbers of 0 or more and not all 0, are needed."
             )
         self.vote_weights()  # refuses a wrong number of them
-        check_shift(anomaly_shift)
-        self.sweep_size, self.anomaly_shift = sweep_size, anomaly_shift
+        self.sweep_size, self.views = sweep_size, from_recipe(views)
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
 
@@ -147,7 +146,7 @@ class LabelClassifier(Freezable, Network):
             raise ConfigurationError(
                 f"{type(self.encoder).__name__} cannot take token sequences: use LabelPrefix, or goodness by class."
             )
-        check_shift(self.anomaly_shift, input_shape)
+        check_views(self.views, input_shape)
         self.encoder.setup(input_shape, num_classes)
         self.units.setup(self.encoder.output_shape, num_classes)
 
@@ -224,14 +223,14 @@ class LabelClassifier(Freezable, Network):
 
         .. math:: s = \sum_\text{voting units} w_k (\theta_k - g_k)
 
-        With thresholds and a plain vote, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a threshold
-        counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them. The goodness is
-        averaged over shifts of the image, see ``anomaly_shift``.
+        With thresholds, a plain vote and no views, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a
+        threshold counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them. The
+        goodness is averaged over the ``views`` of the image, in eval mode.
         """
         self._check_image(image)
         if self.unsupervised:
-            return self._below_thresholds(mean_over_shifts(self.goodness, image, self.anomaly_shift))
-        return self._below_thresholds(mean_over_shifts(self.label_goodness, image, self.anomaly_shift)).amin(1)
+            return self._below_thresholds(self._over_views(self.goodness, image))
+        return self._below_thresholds(self.label_goodness(image)).amin(1)
 
     def _below_thresholds(self, goodness: Tensor) -> Tensor:
         """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""
@@ -243,11 +242,13 @@ class LabelClassifier(Freezable, Network):
         if not self.unsupervised:
             return super().predictions(image)
         self._check_image(image)
-        goodness = mean_over_shifts(self.goodness, image, self.anomaly_shift)
+        goodness = self._over_views(self.goodness, image)
         return torch.cat([self._below_thresholds(goodness).unsqueeze(0), goodness]).T
 
     def label_goodness(self, image: Tensor, first: int | None = None) -> Tensor:
         """Return the goodness of every unit for each image ``(B, *)`` under each label, ``(U, B, C)``.
+
+        In eval mode it is averaged over the ``views`` of the image.
 
         Args:
             image: ``(B, *)``.
@@ -261,9 +262,16 @@ class LabelClassifier(Freezable, Network):
                 "this network was trained without labels: read it by a linear probe (callbacks.LinearProbe, embed)."
             )
         self._check_image(image)
+        return self._over_views(lambda view: self._under_labels(view, first), image)
+
+    def _under_labels(self, image: Tensor, first: int | None) -> Tensor:
         if self.by_class:
             return self.goodness(image, first)
         return self._sweep(image, lambda x: self.goodness(x, first).T).permute(2, 0, 1)
+
+    def _over_views(self, read: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Average what is read from images over their views, in eval mode."""
+        return mean_over_views(read, image, None if self.training else self.views)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the scores ``(B, C)`` of images ``(B, *)``: the (weighted) sum of the voting units' goodness.

@@ -1,43 +1,13 @@
-"""Anomaly scores: averaged over shifts of an image, and how well they tell anomalies from normal data."""
-
-from collections.abc import Callable
+"""How well anomaly scores tell anomalies from normal data."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc
 
-from intff_lightning.errors import ConfigurationError, DataError
+from intff_lightning.errors import DataError
 
 MEASURES = ("auroc", "aupr", "fpr95")
 """Names of the measures of :func:`detection_metrics`."""
-
-
-def check_shift(pixels: int, input_shape: tuple[int, ...] | None = None) -> None:
-    """Refuse a number of pixels that is below 0, or that has no effect on samples of this shape."""
-    if pixels < 0:
-        raise ConfigurationError(f"anomaly_shift={pixels} must be 0 or more.")
-    if pixels and input_shape is not None and len(input_shape) != 3:
-        raise ConfigurationError(
-            f"anomaly_shift={pixels} moves images (C, H, W), and samples have shape {input_shape}."
-        )
-
-
-def mean_over_shifts(read: Callable[[Tensor], Tensor], image: Tensor, pixels: int) -> Tensor:
-    """Average what is read from images over their shifts by up to so many pixels in each direction.
-
-    Args:
-        read: Maps images ``(B, C, H, W)`` to any tensor.
-        image: ``(B, C, H, W)``. Zeros enter at the border.
-        pixels: Largest shift N; ``(2 N + 1) ** 2`` copies are read one after the other.
-    """
-    if not pixels:
-        return read(image)
-    height, width = image.shape[2:]
-    padded = pad(image, [pixels] * 4)
-    starts = range(2 * pixels + 1)
-    read_of = [read(padded[:, :, row : row + height, column : column + width]) for row in starts for column in starts]
-    return torch.stack(read_of).mean(0)
 
 
 def detection_metrics(score: Tensor, anomalous: Tensor) -> dict[str, float]:

@@ -28,6 +28,7 @@ from intff_lightning.pairs import PairedBatch, image_and_target
 from intff_lightning.passes import PartedPass, in_parts, refuse_batch_statistics
 from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
+from intff_lightning.views import Views
 from intff_lightning.voting import Ballots
 
 Update = Literal["immediate", "joint"]
@@ -122,7 +123,8 @@ class IntFFModule(UnitTrainer):
             checkpoints. The accuracy that this validation logs is still by the weights of the one before.
         sweep_size: Network inputs (images times labels) per pass while every label is tried. It bounds memory for any
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
-        anomaly_shift: ``anomaly_score`` averages over the image and its shifts by up to so many pixels.
+        views: Views of an image, over which its goodness is averaged in eval mode (test-time augmentation):
+            :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -152,7 +154,7 @@ class IntFFModule(UnitTrainer):
         vote: list[int] | None = None,
         vote_weights: VoteWeights | None = None,
         sweep_size: int | None = None,
-        anomaly_shift: int = 0,
+        views: Views | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -173,7 +175,7 @@ class IntFFModule(UnitTrainer):
             vote=vote,
             vote_weights=vote_weights,
             sweep_size=sweep_size,
-            anomaly_shift=anomaly_shift,
+            views=views,
             inner_steps=inner_steps,
             handover=handover,
             gradient_clip=(gradient_clip_val, gradient_clip_algorithm),

@@ -32,7 +32,8 @@ import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim
 import intff_lightning.targets
-import intff_lightning.units  # noqa: F401  # with these imported, a config may name their classes alone
+import intff_lightning.units
+import intff_lightning.views  # noqa: F401  # with these imported, a config may name their classes alone
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier

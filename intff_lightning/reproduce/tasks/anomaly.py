@@ -34,6 +34,7 @@ from intff_lightning.reproduce.tasks.task import Task
 from intff_lightning.reproduce.tasks.training import train
 from intff_lightning.units import DenseUnit, HiddenUnit
 from intff_lightning.units.chain import UnitChain
+from intff_lightning.views import ShiftsAndFlips
 
 DATASETS: dict[str, type[MNISTDataModule]] = {"MNIST": MNISTDataModule, "Fashion-MNIST": FashionMNISTDataModule}
 CLASSES = 10
@@ -67,7 +68,7 @@ def make_network(algorithm: str, setting: dict[str, float]) -> Network:
     """Make an untrained network, ``intff`` or ``bp``; both train the same layers."""
     rates: dict[str, Any] = {"lr": setting["learning rate"], "weight_decay": setting["weight decay"]}
     options: dict[str, Any] = {"optimizer": functools.partial(torch.optim.AdamW, **rates), "scheduler": CosineDecay}
-    options["anomaly_shift"] = SHIFT
+    options["views"] = ShiftsAndFlips(SHIFT)
     if algorithm == "intff":
         return IntFFModule(units(), encoder=NoLabel(), normalization=UnitL2(gain=20), **options)
     return BackpropModule(UnitChain(units(), normalization=UnitL2(gain=20)), negatives=True, **options)
