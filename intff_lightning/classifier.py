@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
-from intff_lightning.functional import at_least_float32, rms_normalize
+from intff_lightning.functional import at_least_float32, average_patches, rms_normalize
 from intff_lightning.label_tokens import default_encoder
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network, Predicted
+from intff_lightning.pretext import Pretext
 from intff_lightning.pretrained import find_weights
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
@@ -49,6 +50,7 @@ class LabelClassifier(Freezable, Network):
         vote_weights: VoteWeights | None,
         sweep_size: int | None,
         views: Views | None,
+        pretext: Pretext | None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -87,6 +89,9 @@ class LabelClassifier(Freezable, Network):
             )
         self.vote_weights()  # refuses a wrong number of them
         self.sweep_size, self.views = sweep_size, from_recipe(views)
+        self.pretext: Pretext | None = from_recipe(pretext)
+        if self.pretext is not None and not self.by_class:
+            raise ConfigurationError("pretext gives images a class: it needs goodness by class, such as LinearHead.")
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
 
@@ -148,7 +153,11 @@ class LabelClassifier(Freezable, Network):
             )
         check_views(self.views, input_shape)
         self.encoder.setup(input_shape, num_classes)
-        self.units.setup(self.encoder.output_shape, num_classes)
+        classes = num_classes
+        if self.pretext is not None:
+            self.pretext(torch.zeros(1, *input_shape))  # refuses images that it cannot change
+            classes = self.pretext.num_classes
+        self.units.setup(self.encoder.output_shape, classes)
 
     def freeze(self) -> Self:
         """Freeze all parameters, also those that are made later, and put the network into eval mode."""
@@ -163,7 +172,7 @@ class LabelClassifier(Freezable, Network):
     @property
     def unsupervised(self) -> bool:
         """Whether the network is trained without labels, and so knows no classes."""
-        return not self.by_class and not self.encoder.shows_label
+        return self.pretext is not None or (not self.by_class and not self.encoder.shows_label)
 
     @property
     def predicts(self) -> Predicted:
@@ -223,18 +232,31 @@ class LabelClassifier(Freezable, Network):
 
         .. math:: s = \sum_\text{voting units} w_k (\theta_k - g_k)
 
+        With a ``pretext``, the goodness is the mean log-probability of the right classes of the changed images (Golan
+        and El-Yaniv 2018).
+
         With thresholds, a plain vote and no views, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a
         threshold counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them. The
         goodness is averaged over the ``views`` of the image, in eval mode.
         """
         self._check_image(image)
         if self.unsupervised:
-            return self._below_thresholds(self._over_views(self.goodness, image))
+            return self._below_thresholds(self._goodness_without_labels(image))
         return self._below_thresholds(self.label_goodness(image)).amin(1)
+
+    def _goodness_without_labels(self, image: Tensor) -> Tensor:
+        """Return the goodness of images ``(B, *)`` as positive data, ``(U, B)``."""
+        if self.pretext is None:
+            return self._over_views(self.goodness, image)
+        shown, kind = self.pretext(image)
+        of_kinds = self._over_views(self.goodness, shown).log_softmax(2)  # (U, B * K, K)
+        right = of_kinds.gather(2, kind.expand(len(of_kinds), -1).unsqueeze(2))
+        return right.view(len(of_kinds), len(image), -1).mean(2)
 
     def _below_thresholds(self, goodness: Tensor) -> Tensor:
         """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""
-        thresholds = goodness.new_tensor([unit.loss.threshold or 0.0 for unit in self.units])
+        own = [unit.loss.threshold or 0.0 if self.pretext is None else 0.0 for unit in self.units]
+        thresholds = goodness.new_tensor(own)
         return self.count_votes(thresholds.view(-1, *[1] * (goodness.ndim - 1)) - goodness)
 
     def predictions(self, image: Tensor) -> Tensor:
@@ -242,7 +264,7 @@ class LabelClassifier(Freezable, Network):
         if not self.unsupervised:
             return super().predictions(image)
         self._check_image(image)
-        goodness = self._over_views(self.goodness, image)
+        goodness = self._goodness_without_labels(image)
         return torch.cat([self._below_thresholds(goodness).unsqueeze(0), goodness]).T
 
     def label_goodness(self, image: Tensor, first: int | None = None) -> Tensor:
@@ -280,7 +302,14 @@ class LabelClassifier(Freezable, Network):
         """
         return self.count_votes(self.label_goodness(image, max(self.vote) + 1))
 
-    def embed(self, image: Tensor, label: ShownLabels = "all", hidden: bool = False, normalize: bool = False) -> Tensor:
+    def embed(
+        self,
+        image: Tensor,
+        label: ShownLabels = "all",
+        hidden: bool = False,
+        normalize: bool = False,
+        pool: int | None = None,
+    ) -> Tensor:
         """Return features for a linear probe: the activations of the units, flattened and concatenated.
 
         Args:
@@ -289,6 +318,7 @@ class LabelClassifier(Freezable, Network):
             hidden: Take the activations of every layer, not only of the output neurons.
             normalize: Divide the activations of each unit (with ``hidden``, of each layer) by their root mean square,
                 as Hinton (2022) does for unsupervised training. This removes the goodness.
+            pool: Average maps ``(C, H, W)`` over patches first, so that at most ``pool`` x ``pool`` positions are left.
 
         Returns:
             ``(B, features)``; ``label="all"`` gives C times as many features if the encoder shows labels.
@@ -298,7 +328,8 @@ class LabelClassifier(Freezable, Network):
 
         def features_of(k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
             layers = self.units[k].activations(x) if hidden else [self.units[k](x)]
-            return layers[-1], [rms_normalize(h) if normalize else h for h in (layer.flatten(1) for layer in layers)]
+            read = [h if pool is None or h.ndim != 4 else average_patches(h, pool) for h in layers]
+            return layers[-1], [rms_normalize(h.flatten(1)) if normalize else h.flatten(1) for h in read]
 
         def read(x: Tensor | LabelledImages) -> Tensor:
             if self.stage is not None:

@@ -8,7 +8,7 @@ No gradient crosses the border of a unit; inside a unit there is ordinary, shall
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,8 @@ from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
 from intff_lightning.network import StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories
 from intff_lightning.pairs import PairedBatch, image_and_target
-from intff_lightning.passes import PartedPass, in_parts, refuse_batch_statistics
+from intff_lightning.passes import PartedPass, Passage, in_parts, refuse_batch_statistics
+from intff_lightning.pretext import Pretext
 from intff_lightning.stepping import ClipAlgorithm, Handover, UnitTrainer
 from intff_lightning.units import HiddenUnit
 from intff_lightning.views import Views
@@ -43,44 +44,6 @@ def _unit_pipeline() -> Strategy:
 StrategyRegistry.register(
     "unit_pipeline", _unit_pipeline, description="Trains consecutive hidden units in processes of their own."
 )
-
-
-class Passage:
-    """One batch on its way through the units.
-
-    Args:
-        batch: Positive and negative data.
-        x: Input of unit ``first``: a tensor, :class:`~intff_lightning.labels.LabelledImages`, or a list of parts of it.
-        first: Number of the first unit that this process holds.
-        earlier: The summed goodness of the units before it.
-        losses: Their local losses.
-        goodness: Their goodness.
-    """
-
-    def __init__(
-        self,
-        batch: PairedBatch,
-        x: Any,
-        first: int = 0,
-        earlier: Tensor | None = None,
-        losses: Iterable[Tensor] = (),
-        goodness: Iterable[Tensor] = (),
-    ) -> None:
-        self.batch = batch
-        self.inputs: dict[int, Any] = {first: x}
-        """Inputs of the units that have not read them yet."""
-        self.earlier: dict[int, Tensor | None] = {first: earlier}
-        """The summed goodness of the earlier units, for the same units."""
-        self.losses: list[Tensor] = list(losses)
-        self.goodness: list[Tensor] = list(goodness)
-
-    def hand_over(self, h: Tensor | list[Tensor], loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
-        """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
-        g = g.detach()
-        self.losses.append(loss.detach())
-        self.goodness.append(g)
-        self.inputs[len(self.losses)] = h if isinstance(h, list) else h.detach()
-        self.earlier[len(self.losses)] = g if earlier is None else earlier + g
 
 
 class IntFFModule(UnitTrainer):
@@ -125,6 +88,8 @@ class IntFFModule(UnitTrainer):
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
         views: Views of an image, over which its goodness is averaged in eval mode (test-time augmentation):
             :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
+        pretext: Trains goodness by class without labels, on classes that are made of the images themselves:
+            :class:`~intff_lightning.pretext.Rotations`. A linear probe reads the trained units.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -155,6 +120,7 @@ class IntFFModule(UnitTrainer):
         vote_weights: VoteWeights | None = None,
         sweep_size: int | None = None,
         views: Views | None = None,
+        pretext: Pretext | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -176,6 +142,7 @@ class IntFFModule(UnitTrainer):
             vote_weights=vote_weights,
             sweep_size=sweep_size,
             views=views,
+            pretext=pretext,
             inner_steps=inner_steps,
             handover=handover,
             gradient_clip=(gradient_clip_val, gradient_clip_algorithm),
@@ -250,7 +217,10 @@ class IntFFModule(UnitTrainer):
             ConfigurationError, DataError: The batch has no pairs that this network can be trained on.
         """
         if self.by_class:
-            batch = PairedBatch(*image_and_target(batch, self, self.hparams["num_classes"]), None, None)
+            image, target = image_and_target(batch, self, self.hparams["num_classes"])
+            if self.pretext is not None:
+                image, target = self.pretext(image)
+            batch = PairedBatch(image, target, None, None)
         if not isinstance(batch, PairedBatch):
             raise DataError(
                 f"the dataloader gives {type(batch).__name__}, and IntFF trains on pairs of positive and negative "

@@ -1,8 +1,8 @@
-"""A few network inputs at a time, so that the memory of activations does not grow with their number."""
+"""How a batch passes through the units: all inputs at once, or a few at a time, which bounds memory."""
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,48 @@ from torch import Tensor, nn
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.labels import LabelledImages
 from intff_lightning.local import LocalLoss
+from intff_lightning.pairs import PairedBatch
 from intff_lightning.randomness import device_states, replaying
 from intff_lightning.stage import Stage
 from intff_lightning.units import HiddenUnit
+
+
+class Passage:
+    """One batch on its way through the units.
+
+    Args:
+        batch: Positive and negative data.
+        x: Input of unit ``first``: a tensor, :class:`~intff_lightning.labels.LabelledImages`, or a list of parts of it.
+        first: Number of the first unit that this process holds.
+        earlier: The summed goodness of the units before it.
+        losses: Their local losses.
+        goodness: Their goodness.
+    """
+
+    def __init__(
+        self,
+        batch: PairedBatch,
+        x: Any,
+        first: int = 0,
+        earlier: Tensor | None = None,
+        losses: Iterable[Tensor] = (),
+        goodness: Iterable[Tensor] = (),
+    ) -> None:
+        self.batch = batch
+        self.inputs: dict[int, Any] = {first: x}
+        """Inputs of the units that have not read them yet."""
+        self.earlier: dict[int, Tensor | None] = {first: earlier}
+        """The summed goodness of the earlier units, for the same units."""
+        self.losses: list[Tensor] = list(losses)
+        self.goodness: list[Tensor] = list(goodness)
+
+    def hand_over(self, h: Tensor | list[Tensor], loss: Tensor, g: Tensor, earlier: Tensor | None) -> None:
+        """Pass the activations of a unit on to the next one, and note its local loss and goodness, all detached."""
+        g = g.detach()
+        self.losses.append(loss.detach())
+        self.goodness.append(g)
+        self.inputs[len(self.losses)] = h if isinstance(h, list) else h.detach()
+        self.earlier[len(self.losses)] = g if earlier is None else earlier + g
 
 
 def in_parts(x: Tensor | LabelledImages, size: int) -> list[Tensor] | list[LabelledImages]:

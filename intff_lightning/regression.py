@@ -15,10 +15,11 @@ from intff_lightning.errors import CheckpointError, ConfigurationError, DataErro
 from intff_lightning.labels import LabelEncoder
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.local import LabelCrossEntropy, LocalLoss
-from intff_lightning.module import IntFFModule, Passage
+from intff_lightning.module import IntFFModule
 from intff_lightning.network import Network, Predicted, StepOutput
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory
 from intff_lightning.pairs import PairedBatch, data_share
+from intff_lightning.passes import Passage
 from intff_lightning.targets import TargetFeatures, conformal_margin, expected_value, quantile
 from intff_lightning.temperature import fit_temperature
 from intff_lightning.units import HiddenUnit

@@ -67,7 +67,7 @@ def test_every_shipped_config_fits(config, tiny_mnist, cifar, capsys, request):
             assert str(log / made).partition("/figures/")[0] in printed.out
     with (log / "metrics.csv").open() as file:
         names = next(csv.reader(file))
-    kinds = {"NoLabel": "probe_accuracy", "regression: true": "r2", "OneClass": "auroc"}
+    kinds = {"NoLabel": "probe_accuracy", "pretext": "probe_accuracy", "regression: true": "r2", "OneClass": "auroc"}
     measure = [name for sign, name in kinds.items() if sign in text][-1:] or ["accuracy"]
     assert f"test/{measure[0]}" in names
     assert ({"train/loss/unit_0", "goodness/positive/unit_0"} <= set(names)) is intff

@@ -71,6 +71,7 @@ class LinearProbe(Recorded, EvaluationCallback):
         every_n_epochs: Fit before the validation of every n-th epoch; ``None`` does not fit while the network trains.
         label: Labels shown for the features, see :meth:`~intff_lightning.classifier.LabelClassifier.embed`.
         hidden: Take the activations of every layer, not only those of the output neurons.
+        pool: Average maps of convolutions to at most ``pool`` x ``pool`` positions, see ``embed``; ``None`` does not.
         normalize: Divide the activations of each unit by their root mean square; ``None`` does so if the network was
             trained without labels, as Hinton (2022) does.
         epochs: Passes over the training data per fit; the Trainer's ``limit_train_batches`` holds here too.
@@ -85,6 +86,7 @@ class LinearProbe(Recorded, EvaluationCallback):
         every_n_epochs: int | None = None,
         label: ShownLabels = "all",
         hidden: bool = False,
+        pool: int | None = None,
         normalize: bool | None = None,
         epochs: int = 10,
         learning_rate: float | None = None,
@@ -94,8 +96,11 @@ class LinearProbe(Recorded, EvaluationCallback):
     ) -> None:
         if epochs < 1 or (every_n_epochs is not None and every_n_epochs < 1):
             raise ConfigurationError(f"LinearProbe(epochs={epochs}, every_n_epochs={every_n_epochs}): give 1 or more.")
+        if pool is not None and pool < 1:
+            raise ConfigurationError(f"LinearProbe(pool={pool}): a number of positions of 1 or more is needed.")
         check_choice("label", label, ShownLabels)
         self.every_n_epochs, self.label, self.hidden, self.normalize = every_n_epochs, label, hidden, normalize
+        self.pool = pool
         self.epochs, self.learning_rate, self.weight_decay = epochs, learning_rate, weight_decay
         self.augmentation, self.cache_bytes = augmentation, cache_bytes if augmentation is None else 0
         self.layer: ScaledLinear | None = None
@@ -199,7 +204,11 @@ class LinearProbe(Recorded, EvaluationCallback):
         return unsupervised if self.normalize is None else self.normalize
 
     def _embed(self, module: Any, image: Tensor) -> Tensor:
-        options = {"normalize": True} if self._normalized(module) else {}  # your own module's `embed` may lack it
+        options: dict[str, Any] = {}  # your own module's `embed` may lack these
+        if self._normalized(module):
+            options["normalize"] = True
+        if self.pool is not None:
+            options["pool"] = self.pool
         features: Tensor = module.embed(image, label=self.label, hidden=self.hidden, **options)
         return features.float()
 

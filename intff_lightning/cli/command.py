@@ -31,6 +31,7 @@ import intff_lightning.labels
 import intff_lightning.module
 import intff_lightning.negatives
 import intff_lightning.optim
+import intff_lightning.pretext
 import intff_lightning.targets
 import intff_lightning.units
 import intff_lightning.views  # noqa: F401  # with these imported, a config may name their classes alone
@@ -187,8 +188,9 @@ class IntFFCLI(CompatCLI):
         """Return the linear probe, or ``None`` for networks that are asked for the classes themselves."""
         probe: ours.LinearProbe = self.value("probe")
         other = self._one_class() or isinstance(self.model, Regressor)
-        if isinstance(self.model, LabelClassifier) and not (self.model.by_class or other):
-            if self._unsupervised():  # only the probe can choose the best weights
+        unlabelled = self._unsupervised()
+        if isinstance(self.model, LabelClassifier) and not other and (unlabelled or not self.model.by_class):
+            if unlabelled:  # only the probe can choose the best weights
                 probe.every_n_epochs = probe.every_n_epochs or 1
             return probe
         if not _is_default(probe):
