@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
-from intff_lightning.functional import at_least_float32, average_patches, rms_normalize
+from intff_lightning.functional import at_least_float32, rms_normalize
+from intff_lightning.heads import average_patches
 from intff_lightning.label_tokens import default_encoder
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, group_norm, softplus
+from torch.nn.functional import adaptive_avg_pool2d, group_norm, softplus
 
 from intff_lightning.errors import DataError
 
@@ -242,20 +242,6 @@ def mean_activation(h: Tensor, classes: int | None = None) -> Tensor:
     if channels.shape[1] % classes == 0:
         return channels.view(len(h), classes, channels.shape[1] // classes).mean(2)
     return (channels.unsqueeze(2) * _shares(channels.shape[1], classes, channels)).sum(1)
-
-
-def average_patches(h: Tensor, patches: int) -> Tensor:
-    """Average maps ``(B, D, H, W)`` over this number of patches along each side, at most one per position.
-
-    It does what adaptive pooling does, whose backward pass is slower.
-    """
-    height, width = h.shape[2:]
-    rows, columns = min(patches, height), min(patches, width)
-    if (rows, columns) == (height, width):
-        return h
-    if height % rows or width % columns:
-        return adaptive_avg_pool2d(h, (rows, columns))
-    return avg_pool2d(h, (height // rows, width // columns))
 
 
 def patch_goodness(h: Tensor, patches: int) -> Tensor:

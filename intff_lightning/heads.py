@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, linear
 
 from intff_lightning import functional as F
 from intff_lightning.errors import ConfigurationError
@@ -48,6 +48,20 @@ def _check_maps(head: Head, input_shape: tuple[int, ...]) -> None:
         raise ConfigurationError(
             f"gives {input_shape}, and {type(head).__name__} reads patches of maps (C, H, W): choose another goodness."
         )
+
+
+def average_patches(h: Tensor, patches: int) -> Tensor:
+    """Average maps ``(B, D, H, W)`` over this number of patches along each side, at most one per position.
+
+    It does what adaptive pooling does, whose backward pass is slower.
+    """
+    height, width = h.shape[2:]
+    rows, columns = min(patches, height), min(patches, width)
+    if (rows, columns) == (height, width):
+        return h
+    if height % rows or width % columns:
+        return adaptive_avg_pool2d(h, (rows, columns))
+    return avg_pool2d(h, (height // rows, width // columns))
 
 
 class PatchGoodness(Head):
@@ -108,5 +122,5 @@ class LinearHead(Head):
         if self.pool is not None and h.ndim == 3:
             return mean_of_positions(h) if self.padded else h.mean(1, dtype=torch.promote_types(h.dtype, torch.float32))
         if self.pool is not None:
-            h = F.average_patches(h, self.pool)
+            h = average_patches(h, self.pool)
         return F.at_least_float32(h.flatten(1))

@@ -86,8 +86,6 @@ def test_what_has_no_effect_or_cannot_be_rotated_is_refused():
     with pytest.raises(ConfigurationError, match="pretext gives images a class: it needs goodness by class"):
         IntFFModule([DenseUnit([4])], pretext=Rotations())
     with pytest.raises(ConfigurationError, match=r"needs square images \(C, H, H\), not of shape \(1, 4, 6\)"):
-        IntFFModule(
-            [DenseUnit([5])], goodness=LinearHead(), pretext=Rotations(), input_shape=[1, 4, 6], num_classes=2
-        )
+        IntFFModule([DenseUnit([5])], goodness=LinearHead(), pretext=Rotations(), input_shape=[1, 4, 6], num_classes=2)
     with pytest.raises(DataError, match="float in"):
         _network().anomaly_score(torch.zeros(2, *SHAPE, dtype=torch.uint8))
