@@ -75,6 +75,9 @@ OURS: dict[str, tuple[str, str]] = {  # config: data set, protocol
     "mnist_unsupervised": ("MNIST without labels", f"dense, linear probe; {_HELD_OUT}"),
     "cifar10_conv": ("CIFAR-10", f"convolution; {_CIFAR}"),
     "cifar10_conv_bp": ("CIFAR-10", f"backpropagation, the same layers; {_CIFAR}"),
+    "cifar10_dense": ("CIFAR-10, dense layers", f"dense, mean of 18 views of an image; {_CIFAR}"),
+    "cifar10_dense_bp": ("CIFAR-10, dense layers", f"backpropagation, the same layers and views; {_CIFAR}"),
+    "cifar10_unsupervised": ("CIFAR-10 without labels", f"convolution, rotations, linear probe; {_CIFAR}"),
 }
 
 
