@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from typing_extensions import Self
@@ -22,12 +23,21 @@ class Freezable(nn.Module):
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and give every submodule its own mode back afterwards."""
+def evaluating(module: nn.Module, views: bool = True) -> Iterator[None]:
+    """Put a module into eval mode, and give every submodule its own mode back afterwards.
+
+    With ``views=False``, a network does not average its scores over its ``views`` meanwhile.
+    """
     modes = {part: part.training for part in module.modules()}
+    network: Any = module  # views are an attribute of networks alone
+    kept = None if views or not isinstance(module, Freezable) else getattr(network, "views", None)
     module.eval()
+    if kept is not None:
+        network.views = None
     try:
         yield
     finally:
         for part, mode in modes.items():
             part.training = mode
+        if kept is not None:
+            network.views = kept

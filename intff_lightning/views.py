@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.functional import at_least_float32
 from intff_lightning.recipe import Recorded
 
 
@@ -75,7 +76,7 @@ def check_views(views: Callable[[Tensor], Iterable[Tensor]] | None, input_shape:
 def mean_over_views(
     read: Callable[[Tensor], Tensor], image: Tensor, views: Callable[[Tensor], Iterable[Tensor]] | None
 ) -> Tensor:
-    """Average what is read from the views of images.
+    """Average what is read from the views of images, in float32 or better: a sum in bfloat16 would lose digits.
 
     Args:
         read: Maps images ``(B, *)`` to any tensor.
@@ -86,7 +87,7 @@ def mean_over_views(
         return read(image)
     total, count = None, 0
     for view in views(image):
-        found = read(view)
+        found = at_least_float32(read(view))
         total, count = found if total is None else total + found, count + 1
     assert total is not None, "views are checked when a network is built"
     return total / count

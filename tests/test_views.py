@@ -10,8 +10,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from intff_lightning import BackpropModule, ConvUnit, DenseUnit, IntFFModule
 from intff_lightning.callbacks import GoodnessAccuracy
 from intff_lightning.cli import main
+from intff_lightning.datamodules import InMemoryDataset, PairedDataModule
 from intff_lightning.errors import ConfigurationError
 from intff_lightning.local import ChannelGoodness
+from intff_lightning.negatives import HardLabels
 from intff_lightning.recipe import to_recipe
 from intff_lightning.views import ShiftsAndFlips, Views
 
@@ -98,6 +100,38 @@ def test_training_stays_the_same(make, trainer, digits):
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert accuracies[0] != accuracies[1]
+
+
+def test_hard_negatives_are_drawn_without_views(trainer):
+    image, target = torch.rand(24, 1, 4, 4), torch.arange(24) % 5
+    part = InMemoryDataset(image, target)
+    weights, calls = [], []
+
+    class _Counted(ShiftsAndFlips):
+        def __call__(self, image):
+            calls.append(torch.is_grad_enabled())
+            return super().__call__(image)
+
+    for views in (None, _Counted(1)):
+        L.seed_everything(0, verbose=False)
+        module = IntFFModule([DenseUnit([9])], views=views, input_shape=[1, 4, 4], num_classes=5)
+        calls.clear()
+        data = PairedDataModule(train=part, val=part, num_classes=5, batch_size=8, negatives=HardLabels(), seed=1)
+        trainer(max_epochs=2).fit(module, data)
+        weights.append(module.state_dict())
+    assert not calls
+    assert module.views is views
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_scores_in_bfloat16_are_averaged_in_float32():
+    image = torch.rand(30, *SHAPE)
+    module = _network("backpropagation", ShiftsAndFlips(2, flip=True)).eval()
+    plain = _network("backpropagation", None).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = torch.stack([plain(view).double() for view in _by_hand(image, 2, 1, True)]).mean(0)
+        assert plain(image).dtype == torch.bfloat16
+        torch.testing.assert_close(module(image), expected.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -368,7 +368,7 @@ class PairedDataModule(Recorded, PartDataModule):
         if module is not None:
             check_shape(image, module.hparams.get("input_shape"), f"a batch of {self._name}")
         model = module if isinstance(self.negatives, NegativeSource) and self.negatives.uses_model else None
-        with torch.no_grad(), contextlib.nullcontext() if model is None else evaluating(model):
+        with torch.no_grad(), contextlib.nullcontext() if model is None else evaluating(model, views=False):
             negatives = self.negatives(image, target, num_classes=self.num_classes, model=model, generator=generator)
         name = type(self.negatives).__name__
         check_negatives(*negatives, image=image, num_classes=self.num_classes, source=name, dtype=target.dtype)
