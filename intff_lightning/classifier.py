@@ -93,6 +93,10 @@ class LabelClassifier(Freezable, Network):
         self.pretext: Pretext | None = from_recipe(pretext)
         if self.pretext is not None and not self.by_class:
             raise ConfigurationError("pretext gives images a class: it needs goodness by class, such as LinearHead.")
+        if self.pretext is not None and self.fits_votes:
+            raise ConfigurationError(
+                "vote_weights=validation fits votes to labels, and pretext reads none: leave it out."
+            )
         self.stage: Stage | None = None
         """The part of the network that this process holds, if it is trained by several processes in a pipeline."""
 
@@ -252,7 +256,7 @@ class LabelClassifier(Freezable, Network):
         shown, kind = self.pretext(image)
         of_kinds = self._over_views(self.goodness, shown).log_softmax(2)  # (U, B * K, K)
         right = of_kinds.gather(2, kind.expand(len(of_kinds), -1).unsqueeze(2))
-        return right.view(len(of_kinds), len(image), -1).mean(2)
+        return right.view(len(of_kinds), image.shape[0], -1).mean(2)  # a len would fix the size in exported programs
 
     def _below_thresholds(self, goodness: Tensor) -> Tensor:
         """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""
@@ -319,16 +323,20 @@ class LabelClassifier(Freezable, Network):
             hidden: Take the activations of every layer, not only of the output neurons.
             normalize: Divide the activations of each unit (with ``hidden``, of each layer) by their root mean square,
                 as Hinton (2022) does for unsupervised training. This removes the goodness.
-            pool: Average maps ``(C, H, W)`` over patches first, so that at most ``pool`` x ``pool`` positions are left.
+            pool: Average maps ``(C, H, W)`` over patches first: at most ``pool`` x ``pool`` positions are left.
 
         Returns:
             ``(B, features)``; ``label="all"`` gives C times as many features if the encoder shows labels.
         """
         check_choice("label", label, ShownLabels)
+        if pool is not None and pool < 1:
+            raise ConfigurationError(f"pool={pool}: a number of positions of 1 or more is needed.")
         self._check_image(image)
+        maps: list[bool] = []
 
         def features_of(k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
             layers = self.units[k].activations(x) if hidden else [self.units[k](x)]
+            maps.extend(h.ndim == 4 for h in layers)
             read = [h if pool is None or h.ndim != 4 else average_patches(h, pool) for h in layers]
             return layers[-1], [rms_normalize(h.flatten(1)) if normalize else h.flatten(1) for h in read]
 
@@ -339,6 +347,8 @@ class LabelClassifier(Freezable, Network):
             for k in range(len(self.units)):
                 x, features = features_of(k, x)
                 outputs += features
+            if pool is not None and not any(maps):
+                raise ConfigurationError(f"pool={pool} has no effect: no unit gives maps (C, H, W). Leave it out.")
             return torch.cat(outputs, dim=1)
 
         if not self.encoder.shows_label:

@@ -10,7 +10,10 @@ from intff_lightning.recipe import Recorded
 
 
 class Pretext(Recorded):
-    """Base of tasks for training without labels. Any callable with these attributes works as one."""
+    """Base of tasks for training without labels.
+
+    Any callable with these attributes works as one. A checkpoint keeps it if its class derives from this one.
+    """
 
     num_classes: ClassVar[int]
     """Number of classes, and of changed images that are made of each image."""
@@ -37,4 +40,4 @@ class Rotations(Pretext):
         if image.ndim != 4 or image.shape[2] != image.shape[3]:
             raise ConfigurationError(f"Rotations needs square images (C, H, H), not of shape {tuple(image.shape[1:])}.")
         turned = torch.stack([torch.rot90(image, turns, (2, 3)) for turns in range(4)], dim=1)
-        return turned.flatten(0, 1), torch.arange(4, device=image.device).repeat(len(image))
+        return turned.flatten(0, 1), torch.arange(4, device=image.device).repeat(image.shape[0])

@@ -12,18 +12,21 @@ from intff_lightning.recipe import Recorded
 
 
 class Views(Recorded):
-    """Base of views. Any callable with this signature works as one."""
+    """Base of views.
+
+    Any callable with this signature works as one. A checkpoint keeps it if its class derives from this one.
+    """
 
     def __call__(self, image: Tensor) -> Iterable[Tensor]:
-        """Give views of images ``(B, *)``, each ``(B, *)`` and always as many; the images themselves are one of them.
+        """Give the views of images ``(B, *)``: the images themselves, and others of the same shape.
 
-        A network reads one view after the other.
+        Their number is always the same. A network reads one view after the other.
         """
         raise NotImplementedError
 
 
 class ShiftsAndFlips(Views):
-    """The image and its shifts by up to ``pixels`` in both directions, and all of them mirrored.
+    """The image and its shifts by up to ``pixels`` in both directions; with ``flip``, all of them mirrored, too.
 
     Args:
         pixels: Largest shift, in pixels. Zeros enter at the border, as in
@@ -44,6 +47,8 @@ class ShiftsAndFlips(Views):
                 f"ShiftsAndFlips(pixels={pixels}, step={step}): 0 pixels or more are needed, and a step of 1 or more "
                 "that divides them."
             )
+        if not pixels and step != 1:
+            raise ConfigurationError(f"ShiftsAndFlips: step={step} has no effect without pixels. Leave it out.")
         if not pixels and not flip:
             raise ConfigurationError("ShiftsAndFlips has no effect without pixels or flip=true: leave it out.")
         self.pixels, self.step, self.flip = pixels, step, flip

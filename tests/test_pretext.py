@@ -64,6 +64,21 @@ def test_the_anomaly_score_is_that_of_the_right_rotations():
         torch.testing.assert_close(module.anomaly_score(image), -units[1])
 
 
+def test_an_exported_anomaly_score_takes_any_number_of_images():
+    class Score(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, image):
+            return self.network.anomaly_score(image)
+
+    module, image = Score(_network().eval()), torch.rand(7, *SHAPE, dtype=torch.float64)
+    sizes = ({0: torch.export.Dim("size", min=2, max=64)},)
+    exported = torch.export.export(module, (image[:3],), dynamic_shapes=sizes).module()
+    torch.testing.assert_close(exported(image), module(image))
+
+
 def test_a_probe_reads_pooled_maps(trainer):
     module, probe = _network().float(), LinearProbe(every_n_epochs=1, pool=2, epochs=2)
     image, target = torch.rand(12, *SHAPE), torch.randint(0, 3, (12,))
@@ -87,5 +102,15 @@ def test_what_has_no_effect_or_cannot_be_rotated_is_refused():
         IntFFModule([DenseUnit([4])], pretext=Rotations())
     with pytest.raises(ConfigurationError, match=r"needs square images \(C, H, H\), not of shape \(1, 4, 6\)"):
         IntFFModule([DenseUnit([5])], goodness=LinearHead(), pretext=Rotations(), input_shape=[1, 4, 6], num_classes=2)
+    with pytest.raises(
+        ConfigurationError, match="vote_weights=validation fits votes to labels, and pretext reads none"
+    ):
+        IntFFModule([DenseUnit([5])], goodness=LinearHead(), pretext=Rotations(), vote_weights="validation")
+    options = {"goodness": LinearHead(), "input_shape": list(SHAPE), "num_classes": 2}
+    for hidden in (False, True):
+        with pytest.raises(ConfigurationError, match="pool=2 has no effect: no unit gives maps"):
+            IntFFModule([DenseUnit([5])], **options).embed(torch.rand(2, *SHAPE), pool=2, hidden=hidden)
+    with pytest.raises(ConfigurationError, match="pool=0: a number of positions"):
+        IntFFModule([ConvUnit([5])], **options).embed(torch.rand(2, *SHAPE), pool=0)
     with pytest.raises(DataError, match="float in"):
         _network().anomaly_score(torch.zeros(2, *SHAPE, dtype=torch.uint8))

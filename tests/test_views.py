@@ -158,6 +158,8 @@ def test_views_that_cannot_be_made_are_refused():
         ShiftsAndFlips(-1)
     with pytest.raises(ConfigurationError, match="a step of 1 or more that divides them"):
         ShiftsAndFlips(3, step=2)
+    with pytest.raises(ConfigurationError, match="step=2 has no effect without pixels"):
+        ShiftsAndFlips(step=2, flip=True)
     with pytest.raises(ConfigurationError, match="has no effect without pixels or flip=true"):
         ShiftsAndFlips()
     for make in (
