@@ -41,6 +41,7 @@ class BackpropModule(Freezable, Network):
         negatives: Learn to tell images from their negative images, instead of classes.
         views: Views of an image, over which its scores are averaged in eval mode (test-time augmentation):
             :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
+            Losses of a validation or a test are those of the averaged scores.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.

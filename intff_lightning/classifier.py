@@ -240,9 +240,11 @@ class LabelClassifier(Freezable, Network):
         With a ``pretext``, the goodness is the mean log-probability of the right classes of the changed images (Golan
         and El-Yaniv 2018).
 
-        With thresholds, a plain vote and no views, :math:`\sigma(-s)` is :meth:`positive_probability`; a loss without a
-        threshold counts as :math:`\theta = 0`. If the network knows labels, it is the least score of all of them. The
-        goodness is averaged over the ``views`` of the image, in eval mode.
+        A loss without a threshold counts as :math:`\theta = 0`. With a ``pretext``, all of them do. If the network
+        knows labels, the score is the least one of all labels. In eval mode, the goodness is averaged over ``views``.
+
+        :math:`\sigma(-s)` is :meth:`positive_probability` if the losses have thresholds, the vote is plain, and there
+        are neither views nor a pretext.
         """
         self._check_image(image)
         if self.unsupervised:

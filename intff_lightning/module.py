@@ -88,6 +88,7 @@ class IntFFModule(UnitTrainer):
             number of classes; the default is 640 on a CPU and 8192 elsewhere.
         views: Views of an image, over which its goodness is averaged in eval mode (test-time augmentation):
             :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
+            Losses, logged goodness and fitted votes are still those of the images themselves.
         pretext: Trains goodness by class without labels, on classes that are made of the images themselves:
             :class:`~intff_lightning.pretext.Rotations`. A linear probe reads the trained units.
         input_shape: Shape of one image; ``None`` asks the datamodule.

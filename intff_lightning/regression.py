@@ -204,6 +204,8 @@ class RegressionModule(Regressor, IntFFModule):
         check_choice("prediction", prediction, Prediction)
         if options.get("num_classes") is not None:
             raise ConfigurationError("num_classes has no effect in a regression: leave it out.")
+        if options.get("pretext") is not None:
+            raise ConfigurationError("pretext makes classes, and a regression has none: leave it out.")
         if options.get("vote_weights") == "validation":
             raise ConfigurationError("vote_weights=validation fits votes to classes: give a regression numbers.")
         self.candidates = candidates  # a plain number, which the layers are built for

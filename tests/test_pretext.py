@@ -15,6 +15,7 @@ from intff_lightning.errors import ConfigurationError, DataError
 from intff_lightning.heads import LinearHead
 from intff_lightning.local import LabelCrossEntropy
 from intff_lightning.pretext import Rotations
+from intff_lightning.regression import RegressionModule
 
 SHAPE = (2, 6, 6)
 
@@ -100,6 +101,8 @@ def test_a_probe_reads_pooled_maps(trainer):
 def test_what_has_no_effect_or_cannot_be_rotated_is_refused():
     with pytest.raises(ConfigurationError, match="pretext gives images a class: it needs goodness by class"):
         IntFFModule([DenseUnit([4])], pretext=Rotations())
+    with pytest.raises(ConfigurationError, match="pretext makes classes, and a regression has none"):
+        RegressionModule([DenseUnit([4])], pretext=Rotations())
     with pytest.raises(ConfigurationError, match=r"needs square images \(C, H, H\), not of shape \(1, 4, 6\)"):
         IntFFModule([DenseUnit([5])], goodness=LinearHead(), pretext=Rotations(), input_shape=[1, 4, 6], num_classes=2)
     with pytest.raises(
