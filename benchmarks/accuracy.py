@@ -1,7 +1,8 @@
 """Test accuracy of a config over seeds, by goodness-argmax, and the time that training took.
 
-For a network that is trained without labels, it is the accuracy of the linear probe. Every seed has a folder in
-``OUT/logs``; the same command continues seeds that were stopped, and reads those that are done.
+For a network that is trained without labels, it is the accuracy of the linear probe. A network that averages views of
+an image is also tested on one view. Every seed has a folder in ``OUT/logs``; the same command continues seeds that were
+stopped, and reads those that are done.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +115,7 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
     metrics, _ = fit(config, seed, folder, data_dir, *options, "--ckpt_path", "last")
     tested = "test/accuracy" if "test/accuracy" in metrics else "test/probe_accuracy"
     (weights,) = folder.rglob("last.ckpt")
-    state = read_checkpoint(weights)["state_dict"]
+    checkpoint = read_checkpoint(weights)
     row = {
         "seed": seed,
         "test accuracy %": 100 * metrics[tested],
@@ -121,11 +123,23 @@ def measure(config: str, seed: int, folder: Path, data_dir: str, options: Sequen
             f"{100 * metrics[name]:.2f}" for name in sorted(metrics) if name.startswith("test/accuracy/unit_")
         ),
         "training s": training_seconds(folder / "printed.jsonl"),
-        # without the statistics of batch norm
-        "parameters": sum(v.numel() for name, v in state.items() if v.is_floating_point() and "running_" not in name),
+        "parameters": sum(
+            value.numel()
+            for name, value in checkpoint["state_dict"].items()
+            if value.is_floating_point() and "running_" not in name  # the statistics of batch norm
+        ),
     }
+    if checkpoint["hyper_parameters"].get("views"):
+        row["one view %"] = 100 * one_view(folder)[tested]
     done.write_text(json.dumps({"config": settings, "data_dir": where, "row": row}, indent=1) + "\n")
     return row
+
+
+def one_view(folder: Path) -> dict[str, float]:
+    """Test the best checkpoint of a run without its views; returns the metrics."""
+    (best,) = folder.rglob("best.ckpt")
+    with tempfile.TemporaryDirectory() as scratch:
+        return run(["test", "--ckpt_path", str(best), "--model.views", "null"], Path(scratch))[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,4 +164,7 @@ def main(arguments: argparse.Namespace) -> None:
         f"`{arguments.config}`, {len(rows)} seeds: test accuracy {accuracy['mean']:.2f} ± {accuracy['std']:.2f} % "
         f"(lowest {accuracy['min']:.2f}), training {seconds['mean']:.1f} s (validation included)."
     )
+    if "one view %" in rows[0]:
+        alone = summary([row["one view %"] for row in rows])
+        note += f" On one view of an image: {alone['mean']:.2f} ± {alone['std']:.2f} %."
     write(f"accuracy_{Path(arguments.config).stem}", arguments.out, rows, note)

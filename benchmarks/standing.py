@@ -82,32 +82,36 @@ OURS: dict[str, tuple[str, str]] = {  # config: data set, protocol
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each config of :data:`OURS` whose accuracy is in the folder."""
+    """Return the rows of each config of :data:`OURS` whose accuracy is in the folder: two rows if it averages views."""
     rows = []
     for config, (data, protocol) in OURS.items():
         path = folder / f"accuracy_{config}.json"
         if not path.is_file():
             continue
         found = json.loads(path.read_text())
-        accuracy = summary([row["test accuracy %"] for row in found["rows"]])
-        rows.append(
-            {
-                "data": data,
-                "method": f"intff_lightning, {config}",
-                "accuracy %": accuracy["mean"],
-                "std": accuracy["std"] if len(found["rows"]) > 1 else None,
-                "seeds": len(found["rows"]),
-                "minutes": summary([row["training s"] for row in found["rows"]])["mean"] / 60,
-                "threads": int(found["machine"].rpartition(", ")[2].split()[0]),
-                "protocol": protocol,
-            }
-        )
+        columns = {"test accuracy %": config, "one view %": f"{config}, one view"}
+        for column, name in columns.items():
+            if column not in found["rows"][0]:
+                continue
+            accuracy = summary([row[column] for row in found["rows"]])
+            rows.append(
+                {
+                    "data": data,
+                    "method": f"intff_lightning, {name}",
+                    "accuracy %": accuracy["mean"],
+                    "std": accuracy["std"] if len(found["rows"]) > 1 else None,
+                    "seeds": len(found["rows"]),
+                    "minutes": summary([row["training s"] for row in found["rows"]])["mean"] / 60,
+                    "threads": int(found["machine"].rpartition(", ")[2].split()[0]),
+                    "protocol": protocol if column == "test accuracy %" else "the same networks; one view of an image",
+                }
+            )
     return rows
 
 
 def sentence(data: str, ours: Sequence[dict[str, Any]]) -> str:
     """Say which published figures the best config of a data set is ahead of, and which it is behind."""
-    best = max((row for row in ours if not row["method"].endswith("_bp")), key=lambda row: float(row["accuracy %"]))
+    best = max((row for row in ours if "_bp" not in row["method"]), key=lambda row: float(row["accuracy %"]))
     others = [published for published in PUBLISHED if published.data == data]
     mine = round(best["accuracy %"], 2)
     parts = []
@@ -119,8 +123,9 @@ def sentence(data: str, ours: Sequence[dict[str, Any]]) -> str:
         names = [f"{p.method} {p.accuracy:.2f}" for p in sorted(chosen, key=lambda p: p.accuracy)]
         if names:
             parts.append(f"{word} {', '.join(names)}")
+    name = best["method"].partition(", ")[2]
     seeds = f"{best['seeds']} seed{'s' if best['seeds'] > 1 else ''}"
-    return f"- {data}: `{best['method'].split()[1]}` has {mine:.2f} % ({seeds}), {'; '.join(parts)}."
+    return f"- {data}: `{name}` has {mine:.2f} % ({seeds}), {'; '.join(parts)}."
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:
@@ -137,7 +142,7 @@ def _draw_panel(axes: Axes, data: str, ours: Sequence[dict[str, Any]]) -> None:
             row["minutes"],
             row["accuracy %"],
             row["std"],
-            label=row["method"].split()[1],
+            label=row["method"].partition(", ")[2],
             **style | {"linestyle": ""},
             capsize=2,
         )
@@ -176,7 +181,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not rows:
         raise SystemExit(f"there is no accuracy in {arguments.results}: run `benchmarks accuracy` first.")
     by_data = {data: [row for row in rows if row["data"] == data] for data, _ in OURS.values()}
-    by_data = {data: ours for data, ours in by_data.items() if any(not r["method"].endswith("_bp") for r in ours)}
+    by_data = {data: ours for data, ours in by_data.items() if any("_bp" not in r["method"] for r in ours)}
     sentences = {data: sentence(data, ours) for data, ours in by_data.items()}
     empty = {"std": None, "seeds": None, "minutes": None, "threads": None}
     published = [

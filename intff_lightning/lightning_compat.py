@@ -19,6 +19,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import yaml
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -262,7 +263,15 @@ class CompatCLI(LightningCLI):
     def save_config(self, path: Any) -> None:
         """Write the running subcommand's configuration to a file."""
         subcommand = self.subcommand
-        self._parser(subcommand).save(self.config[subcommand], path, overwrite=True, skip_none=False)
+        options = {"overwrite": True, "skip_none": False, "skip_validation": True}  # parsing has validated it
+        self._parser(subcommand).save(self.config[subcommand], path, **options)
+
+    def _dump_config(self) -> None:
+        """Let the hyperparameters be written without a second validation, which takes most of the time."""
+        if not hasattr(self, "config_dump"):
+            options = {"skip_link_targets": False, "skip_none": False, "skip_validation": True, "format": "yaml"}
+            dump = yaml.safe_load(self.parser.dump(self.config, **options))
+            self.config_dump = dump[self.subcommand] if self.subcommand else dump
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let the hyperparameters of a checkpoint override the user's arguments."""

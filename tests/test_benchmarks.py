@@ -303,12 +303,16 @@ def test_standing_puts_accuracies_beside_published_ones(tmp_path):
     ]
     for config, accuracies, seconds in results:
         rows = [{"test accuracy %": accuracy, "training s": seconds} for accuracy in accuracies]
+        if config == "mnist":
+            rows = [row | {"one view %": row["test accuracy %"] - 1} for row in rows]
         (tmp_path / f"accuracy_{config}.json").write_text(json.dumps({"rows": rows, "machine": "x86_64, 2 threads"}))
     main(["standing", "--results", str(tmp_path), "--out", str(tmp_path)])
     found = json.loads((tmp_path / "standing.json").read_text())
     ours = {row["method"]: row for row in found["rows"] if row["seeds"]}
     convolution = ours["intff_lightning, mnist_conv"]
     assert convolution["accuracy %"] == pytest.approx(99.65)
+    assert ours["intff_lightning, mnist"]["accuracy %"] == pytest.approx(98.5)
+    assert ours["intff_lightning, mnist, one view"]["accuracy %"] == pytest.approx(97.5)
     assert convolution["std"] == pytest.approx(0.0707, abs=1e-4)
     assert (convolution["minutes"], convolution["seeds"], convolution["threads"]) == (10.0, 2, 2)
     (sentence,) = found["sentences"]  # backpropagation is not ours
@@ -380,7 +384,7 @@ def test_a_row_is_of_one_folder_of_data(tmp_path, monkeypatch):
 
     def fit(config, seed, folder, data_dir, *options):
         folder.mkdir(parents=True)
-        torch.save({"state_dict": {}}, folder / "last.ckpt")
+        torch.save({"state_dict": {}, "hyper_parameters": {"views": None}}, folder / "last.ckpt")
         (folder / "printed.jsonl").write_text(json.dumps([1.0, "epoch  1/1  loss 0.1  2.0 s"]) + "\n")
         return {"test/accuracy": float(data_dir[-1])}, []
 
@@ -398,6 +402,26 @@ def test_a_row_is_of_one_folder_of_data(tmp_path, monkeypatch):
     assert accuracy.measure("mnist", 0, tmp_path / "a", "data2", []) == row
     own = accuracy.measure("digits", 0, tmp_path / "b", "data1", [])  # digits are in no folder
     assert accuracy.measure("digits", 0, tmp_path / "b", "data2", []) == own
+
+
+def test_a_network_of_several_views_is_also_tested_on_one(tmp_path, monkeypatch):
+    from benchmarks import accuracy
+
+    def fit(config, seed, folder, data_dir, *options):
+        folder.mkdir(parents=True)
+        torch.save({"state_dict": {}, "hyper_parameters": {"views": {"class_path": "V"}}}, folder / "last.ckpt")
+        (folder / "best.ckpt").touch()
+        (folder / "printed.jsonl").touch()
+        return {"test/accuracy": 0.75}, []
+
+    def run(arguments, folder):
+        assert arguments == ["test", "--ckpt_path", str(tmp_path / "a/best.ckpt"), "--model.views", "null"]
+        return {"test/accuracy": 0.5}, []
+
+    monkeypatch.setattr(accuracy, "fit", fit)
+    monkeypatch.setattr(accuracy, "run", run)
+    row = accuracy.measure("digits", 0, tmp_path / "a", "data", [])
+    assert (row["test accuracy %"], row["one view %"]) == (75.0, 50.0)
 
 
 @pytest.mark.slow

@@ -293,10 +293,14 @@ def test_logged_metrics(digits, trainer):
 
 
 def test_compat_cli(monkeypatch):
-    """``value``, ``make_trainer`` and ``save_config`` in a run from the command line."""
+    """``value``, ``make_trainer``, ``save_config`` and the hyperparameters in a run from the command line."""
     seen = {}
 
     def look(self):
+        seen["hyperparameters"] = self.config_dump
+        del self.config_dump
+        LightningCLI._dump_config(self)
+        seen["validated"] = self.config_dump
         seen["value"] = self.value("trainer.max_epochs"), self.value("no.such.key", default=5)
         seen["trainer"] = self.make_trainer({"max_epochs": 3, "logger": False, "callbacks": []})
         self.save_config("saved.yaml")
@@ -305,6 +309,8 @@ def test_compat_cli(monkeypatch):
     config = ["--config", "digits", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     assert intff_lightning.cli.main(["fit", *config]) == 0
     assert seen["value"] == (1, 5)
+    assert seen["hyperparameters"] == seen["validated"]
+    assert seen["hyperparameters"]["trainer"]["max_epochs"] == 1
     assert seen["trainer"].max_epochs == 3
     assert seen["trainer"].loggers == []
     assert yaml.safe_load(Path("saved.yaml").read_text())["trainer"]["max_epochs"] == 1

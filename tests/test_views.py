@@ -65,8 +65,9 @@ def test_scores_are_averaged_in_eval_mode_alone(kind, trainer):
         torch.testing.assert_close(averaged(image), expected)
         torch.testing.assert_close(averaged.predictions(image), expected)
         assert not torch.allclose(plain(image), expected, atol=1e-4)
-        exported = torch.export.export(averaged, (image,)).module()
-        torch.testing.assert_close(exported(image), expected)
+        if kind == "by class":  # to export takes seconds
+            exported = torch.export.export(averaged, (image,)).module()
+            torch.testing.assert_close(exported(image), expected)
     (metrics,) = (
         trainer(callbacks=[GoodnessAccuracy()]).test(
             averaged, DataLoader(TensorDataset(image, target), batch_size=40), verbose=False
