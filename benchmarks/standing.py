@@ -78,6 +78,7 @@ OURS: dict[str, tuple[str, str]] = {  # config: data set, protocol
     "cifar10_dense": ("CIFAR-10, dense layers", f"dense, mean of 18 views of an image; {_CIFAR}"),
     "cifar10_dense_bp": ("CIFAR-10, dense layers", f"backpropagation, the same layers and views; {_CIFAR}"),
     "cifar10_unsupervised": ("CIFAR-10 without labels", f"convolution, rotations, linear probe; {_CIFAR}"),
+    "cifar10_unsupervised_bp": ("CIFAR-10 without labels", f"backpropagation, the same layers and task; {_CIFAR}"),
 }
 
 

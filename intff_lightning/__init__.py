@@ -8,10 +8,10 @@ Two wings, data and network, meet only in the batch. Reading order:
   (negatives for anomaly detection), ``corruptions``, ``augmentations``, ``framing`` (pictures from elsewhere),
   ``datamodules``.
 - Network wing: ``labels``, ``label_tokens``, ``local``, ``heads``, ``units``, ``resumption``, ``network``,
-  ``voting``, ``views`` (of an image, in tests), ``pretext`` (classes without labels), ``classifier`` (the trained
-  network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part in a process), ``stepping``,
-  ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop`` (the baseline), ``targets``,
-  ``temperature`` and ``regression`` (numbers instead of classes).
+  ``voting``, ``views`` (of an image, in tests), ``pretext`` (classes without labels), ``features`` (for a linear
+  probe), ``classifier`` (the trained network), ``optim``, ``averaging`` (over processes), ``stage`` (a network's part
+  in a process), ``stepping``, ``passes``, ``pretrained`` (weights by name), ``module`` (the algorithm), ``backprop``
+  (the baseline), ``targets``, ``temperature`` and ``regression`` (numbers instead of classes).
 - Units in several processes: ``pipeline``.
 - Around them: ``randomness``, ``checkpoints``, ``detection`` (of anomalies), ``reporting``, ``callbacks``, ``report``
   (of a run), ``cli``, ``configs``, ``reproduce`` (the paper's tables).

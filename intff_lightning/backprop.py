@@ -8,11 +8,13 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError
+from intff_lightning.features import check_maps, check_pool, flat_features
 from intff_lightning.local import NoNormalization
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network, Predicted
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
 from intff_lightning.pairs import PairedBatch, image_and_target
+from intff_lightning.pretext import Pretext
 from intff_lightning.recipe import from_recipe
 from intff_lightning.sequences import PaddedShape, PositionMean
 from intff_lightning.units import HiddenUnit
@@ -42,6 +44,8 @@ class BackpropModule(Freezable, Network):
         views: Views of an image, over which its scores are averaged in eval mode (test-time augmentation):
             :class:`~intff_lightning.views.ShiftsAndFlips`. Training stays the same. Scoring takes as many passes.
             Losses of a validation or a test are those of the averaged scores.
+        pretext: Learn classes that are made of the images themselves, instead of those of the data:
+            :class:`~intff_lightning.pretext.Rotations`. A linear probe reads the trained layers.
         input_shape: Shape of one image; ``None`` asks the datamodule.
         num_classes: Number of classes; ``None`` asks the datamodule.
         vocabulary: Number of token ids, if the samples are token sequences; ``None`` asks the datamodule.
@@ -58,6 +62,7 @@ class BackpropModule(Freezable, Network):
         label_smoothing: float = 0.0,
         negatives: bool = False,
         views: Views | None = None,
+        pretext: Pretext | None = None,
         input_shape: list[int] | None = None,
         num_classes: int | None = None,
         vocabulary: int | None = None,
@@ -72,12 +77,20 @@ class BackpropModule(Freezable, Network):
         self.body = body if isinstance(body, HiddenUnit) else HiddenUnit(body, normalization=NoNormalization())
         self.has_head, self.head = head, cast(nn.Module, nn.Identity())
         self.label_smoothing, self.negatives, self.views = label_smoothing, negatives, from_recipe(views)
+        self.pretext: Pretext | None = from_recipe(pretext)
+        if self.negatives and self.pretext is not None:
+            raise ConfigurationError("negatives and pretext are two ways to train without labels: leave one out.")
         self.configure_model()
 
     @property
     def predicts(self) -> Predicted:
         """What it predicts."""
-        return "anomaly scores" if self.negatives else "classes"
+        return "anomaly scores" if self.negatives or self.unsupervised else "classes"
+
+    @property
+    def unsupervised(self) -> bool:
+        """Whether it is trained without labels, and so knows none of the classes of the data."""
+        return self.pretext is not None
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         if self.negatives and num_classes != 2:
@@ -86,6 +99,9 @@ class BackpropModule(Freezable, Network):
                 "data of OneClassDataModule, or leave negatives out."
             )
         check_views(self.views, input_shape)
+        if self.pretext is not None:
+            self.pretext(torch.zeros(1, *input_shape))  # refuses images that it cannot change
+            num_classes = self.pretext.num_classes
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
@@ -117,15 +133,42 @@ class BackpropModule(Freezable, Network):
     def anomaly_score(self, image: Tensor) -> Tensor:
         """Return how anomalous images ``(B, *)`` are, ``(B,)``.
 
-        With ``negatives`` it is the log-odds that they are negatives, else minus the largest softmax probability
+        With ``negatives`` it is the log-odds that they are negatives, with a ``pretext`` minus the mean log-probability
+        of the right classes of the changed images (Golan and El-Yaniv 2018), else minus the largest softmax probability
         (Hendrycks and Gimpel 2017).
         """
+        if self.pretext is not None:
+            shown, kind = self.pretext(image)
+            right: Tensor = self(shown).log_softmax(1).gather(1, kind.unsqueeze(1))
+            return -right.view(image.shape[0], -1).mean(1)
         scores: Tensor = self(image)
         return scores[:, 1] - scores[:, 0] if self.negatives else -scores.softmax(1).amax(1)
 
     def predictions(self, image: Tensor) -> Tensor:
-        """Return the scores ``(B, C)``; with ``negatives``, the anomaly score ``(B, 1)``."""
-        return self.anomaly_score(image).unsqueeze(1) if self.negatives else super().predictions(image)
+        """Return the scores ``(B, C)``; with ``negatives`` or a ``pretext``, the anomaly score ``(B, 1)``."""
+        if self.predicts == "anomaly scores":
+            return self.anomaly_score(image).unsqueeze(1)
+        return super().predictions(image)
+
+    def embed(
+        self, image: Tensor, label: str = "all", hidden: bool = False, normalize: bool = False, pool: int | None = None
+    ) -> Tensor:
+        """Return features of images ``(B, *)`` for a linear probe: the outputs of the body, flattened to ``(B, F)``.
+
+        Args:
+            image: ``(B, *)``.
+            label: Has no effect, since no label is shown.
+            hidden: Take the outputs of every layer of the body; of a :class:`~intff_lightning.units.UnitChain`, those
+                of every unit.
+            normalize: Divide the activations of each layer by their root mean square.
+            pool: Average maps ``(C, H, W)`` over patches first: at most ``pool`` x ``pool`` positions are left.
+        """
+        check_pool(pool)
+        self.check_built()
+        layers = self.body.activations(image)
+        layers = layers if hidden else layers[-1:]
+        check_maps(pool, [h.ndim for h in layers])
+        return torch.cat(flat_features(layers, normalize, pool), dim=1)
 
     def configure_optimizers(self) -> Any:
         """Make one optimizer for the whole network, and its schedule if there is one."""
@@ -155,8 +198,12 @@ class BackpropModule(Freezable, Network):
         return loss
 
     def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a batch, scalar, its classes ``(B,)``, and the scores ``(B, C)`` of its images."""
+        """Return the loss of a batch, scalar, its classes ``(B,)``, and the scores ``(B, C)`` of what was shown."""
         image, target = self.image_and_target(batch)
+        if self.pretext is not None:
+            shown, kind = self.pretext(image)
+            guesses: Tensor = self(shown)
+            return self.loss(guesses, kind), target, guesses
         if not self.negatives:
             scores: Tensor = self(image)
             return self.loss(scores, target), target, scores

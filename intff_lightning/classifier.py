@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from intff_lightning.errors import ConfigurationError, DataError, check_choice
-from intff_lightning.functional import at_least_float32, rms_normalize
-from intff_lightning.heads import average_patches
+from intff_lightning.features import check_maps, check_pool, flat_features
+from intff_lightning.functional import at_least_float32
 from intff_lightning.label_tokens import default_encoder
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable
@@ -176,7 +176,7 @@ class LabelClassifier(Freezable, Network):
 
     @property
     def unsupervised(self) -> bool:
-        """Whether the network is trained without labels, and so knows no classes."""
+        """Whether it is trained without labels, and so knows none of the classes of the data."""
         return self.pretext is not None or (not self.by_class and not self.encoder.shows_label)
 
     @property
@@ -331,16 +331,14 @@ class LabelClassifier(Freezable, Network):
             ``(B, features)``; ``label="all"`` gives C times as many features if the encoder shows labels.
         """
         check_choice("label", label, ShownLabels)
-        if pool is not None and pool < 1:
-            raise ConfigurationError(f"pool={pool}: a number of positions of 1 or more is needed.")
+        check_pool(pool)
         self._check_image(image)
-        maps: list[bool] = []
+        dimensions: list[int] = []
 
         def features_of(k: int, x: Any) -> tuple[Tensor, list[Tensor]]:
             layers = self.units[k].activations(x) if hidden else [self.units[k](x)]
-            maps.extend(h.ndim == 4 for h in layers)
-            read = [h if pool is None or h.ndim != 4 else average_patches(h, pool) for h in layers]
-            return layers[-1], [rms_normalize(h.flatten(1)) if normalize else h.flatten(1) for h in read]
+            dimensions.extend(h.ndim for h in layers)
+            return layers[-1], flat_features(layers, normalize, pool)
 
         def read(x: Tensor | LabelledImages) -> Tensor:
             if self.stage is not None:
@@ -349,8 +347,7 @@ class LabelClassifier(Freezable, Network):
             for k in range(len(self.units)):
                 x, features = features_of(k, x)
                 outputs += features
-            if pool is not None and not any(maps):
-                raise ConfigurationError(f"pool={pool} has no effect: no unit gives maps (C, H, W). Leave it out.")
+            check_maps(pool, dimensions)
             return torch.cat(outputs, dim=1)
 
         if not self.encoder.shows_label:

@@ -105,6 +105,11 @@ class Network(Recorded, ExampleInputs):
         """What it predicts."""
         return "classes"
 
+    @property
+    def unsupervised(self) -> bool:
+        """Whether it is trained without labels, and so knows none of the classes of the data."""
+        return False
+
     # ---------------------------------------------------------------- building
 
     def configure_callbacks(self) -> list[Callback]:

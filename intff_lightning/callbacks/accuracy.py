@@ -11,6 +11,7 @@ from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import DivergenceError
 from intff_lightning.functional import is_decided
+from intff_lightning.network import Network
 from intff_lightning.pairs import image_and_target
 
 
@@ -103,11 +104,11 @@ class GoodnessAccuracy(EvaluationCallback):
 
 def _scores(module: Any, image: Tensor) -> Tensor | None:
     """Return the goodness of every label, ``(1 + U, B, C)``, or ``None`` for a network trained without labels."""
+    if isinstance(module, Network) and module.unsupervised:
+        return None
     if not isinstance(module, HasLabelGoodness):
         scores: Tensor = module(image)
         return scores.unsqueeze(0)
-    if isinstance(module, LabelClassifier) and module.unsupervised:
-        return None
     units = module.label_goodness(image)  # (U, B, C)
     vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
     return torch.cat([vote.unsqueeze(0), units])

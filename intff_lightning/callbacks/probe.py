@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from intff_lightning.augmentations import Augmentation
 from intff_lightning.callbacks.evaluation import EvaluationCallback
-from intff_lightning.classifier import LabelClassifier, ShownLabels
+from intff_lightning.classifier import ShownLabels
 from intff_lightning.datamodules.datasets import PartDataModule
 from intff_lightning.draws import Draws
 from intff_lightning.errors import ConfigurationError, DivergenceError, check_choice
 from intff_lightning.functional import is_decided
 from intff_lightning.lightning_compat import datamodule_of
 from intff_lightning.modes import evaluating
+from intff_lightning.network import Network
 from intff_lightning.pairs import data_share, image_and_target
 from intff_lightning.recipe import NoRecipeError, Recorded, to_recipe
 
@@ -200,7 +201,7 @@ class LinearProbe(Recorded, EvaluationCallback):
             yield features, target
 
     def _normalized(self, module: Any) -> bool:
-        unsupervised = isinstance(module, LabelClassifier) and module.unsupervised
+        unsupervised = isinstance(module, Network) and module.unsupervised
         return unsupervised if self.normalize is None else self.normalize
 
     def _embed(self, module: Any, image: Tensor) -> Tensor:

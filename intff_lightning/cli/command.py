@@ -179,7 +179,7 @@ class IntFFCLI(CompatCLI):
         return Pictures(pictures.names, (255 * image.clamp(0, 1)).round().to(torch.uint8), pictures.skipped)
 
     def _unsupervised(self) -> bool:
-        return isinstance(self.model, LabelClassifier) and self.model.unsupervised
+        return isinstance(self.model, Network) and self.model.unsupervised
 
     def _one_class(self) -> bool:
         return isinstance(self.datamodule, OneClassDataModule)
@@ -189,7 +189,8 @@ class IntFFCLI(CompatCLI):
         probe: ours.LinearProbe = self.value("probe")
         other = self._one_class() or isinstance(self.model, Regressor)
         unlabelled = self._unsupervised()
-        if isinstance(self.model, LabelClassifier) and not other and (unlabelled or not self.model.by_class):
+        shows_labels = isinstance(self.model, LabelClassifier) and not self.model.by_class
+        if (unlabelled or shows_labels) and not other:
             if unlabelled:  # only the probe can choose the best weights
                 probe.every_n_epochs = probe.every_n_epochs or 1
             return probe
