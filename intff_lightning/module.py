@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from intff_lightning.classifier import VoteWeights
 from intff_lightning.errors import CheckpointError, ConfigurationError, DataError, check_choice
-from intff_lightning.functional import pair_by_class, pair_by_input
+from intff_lightning.functional import at_least_float32, pair_by_class, pair_by_input
 from intff_lightning.labels import LabelEncoder
 from intff_lightning.lightning_compat import allow_recompilations
 from intff_lightning.local import Goodness, GoodnessPair, LocalLoss
@@ -33,6 +33,8 @@ from intff_lightning.views import Views
 from intff_lightning.voting import Ballots
 
 Update = Literal["immediate", "joint"]
+_READING = ("begin", "forward_units", "local_loss", "goodness", "label_goodness")
+"""Methods by which the goodness of a step and that of :meth:`IntFFModule.label_goodness` come about."""
 
 
 def _unit_pipeline() -> Strategy:
@@ -335,7 +337,14 @@ class IntFFModule(UnitTrainer):
         self.forward_units(self.own_units, passage)
         outputs = self.outputs(passage)
         self.log(f"{stage}/loss", outputs.loss, batch_size=len(passage.batch.target), sync_dist=True)
+        if self._step_reads_labels():
+            outputs["label_goodness"] = at_least_float32(torch.stack(passage.goodness))
         return outputs
+
+    def _step_reads_labels(self) -> bool:
+        """Tell whether the goodness of an evaluation's step is that of :meth:`label_goodness`, in a subclass, too."""
+        own = any(getattr(type(self), name) is not getattr(IntFFModule, name) for name in _READING)
+        return self.by_class and not (own or self.unsupervised or self.views is not None or self.stage is not None)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -106,6 +106,52 @@ def test_accuracy_is_that_of_predictions_in_the_precision_of_the_trainer(kind, d
     assert seen == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_goodness_by_class_is_computed_once(precision, digits, trainer):
+    """An evaluation's step has the goodness of every label, to the bit."""
+    data, seen, passes = digits(), [], []
+
+    class Look(L.Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, *_):
+            with trainer.precision_plugin.forward_context(), torch.no_grad():
+                seen.append((outputs["label_goodness"], pl_module.label_goodness(batch.image)))
+
+    module = _module_for(data, goodness=ChannelGoodness())
+    hook = module.units[0].register_forward_hook(lambda *_: passes.append(1))
+    run = trainer(callbacks=[accuracy := GoodnessAccuracy()], precision=precision)
+    (metrics,) = run.test(module, data, verbose=False)
+    assert len(passes) == sum(1 for _ in data.test_dataloader())
+    hook.remove()
+    trainer(callbacks=[Look()], precision=precision).test(module, data, verbose=False)
+    assert all(torch.equal(of_step, asked) and of_step.dtype == asked.dtype for of_step, asked in seen)
+    right = torch.cat([asked for _, asked in seen], dim=1).sum(0).argmax(1) == data.dataset("test").target
+    assert metrics["test/accuracy"] == pytest.approx(float(right.float().mean()))
+    assert accuracy.confusion["test"].sum() == len(right)
+
+
+@pytest.mark.parametrize("method", ["label_goodness", "goodness", "local_loss"])
+def test_a_subclass_that_reads_labels_in_its_own_way_is_asked(method, digits, trainer):
+    class Own(IntFFModule):
+        def label_goodness(self, image, first=None):
+            return super().label_goodness(image, first).flip(2)
+
+        def goodness(self, x, first=None):
+            return super().goodness(x, first).flip(2)
+
+        def local_loss(self, k, h, batch, earlier):
+            return super().local_loss(k, h, batch, earlier)[0], -self.units[k].goodness(h)
+
+    for name in {"label_goodness", "goodness", "local_loss"} - {method}:
+        delattr(Own, name)
+    data = digits()
+    module = Own([DenseUnit([30])], goodness=ChannelGoodness(), input_shape=data.input_shape, num_classes=10)
+    (metrics,) = trainer(callbacks=[GoodnessAccuracy()]).test(module, data, verbose=False)
+    test = data.dataset("test")
+    with torch.no_grad():
+        right = module.eval().label_goodness(test.image).sum(0).argmax(1) == test.target
+    assert metrics["test/accuracy"] == pytest.approx(float(right.float().mean()))
+
+
 def test_accuracy_and_confusion_matrix(digits, trainer):
     module, accuracy = _module(), GoodnessAccuracy()
     run = trainer(max_epochs=5, callbacks=[accuracy])

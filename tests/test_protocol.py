@@ -255,7 +255,8 @@ def test_training_and_evaluation_give_the_same_outputs_on_the_same_batch(options
     compared = 1 if options.get("handover") == "after" else 2
     for outputs in (seen.train[0], seen.val[0], seen.test[0]):
         assert type(outputs) is StepOutput
-        assert list(outputs) == ["loss", "unit_loss", "positive_goodness", "negative_goodness"]
+        names = ["loss", "unit_loss", "positive_goodness", "negative_goodness"]
+        assert list(outputs) == names + ["label_goodness"] * (module.by_class and outputs is not seen.train[0])
         assert (outputs.loss.shape, outputs.unit_loss.shape) == ((), (2,))
         assert outputs.positive_goodness.shape == (2, 8)
         assert outputs.negative_goodness.shape == (2, 8, k)

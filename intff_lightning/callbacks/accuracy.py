@@ -11,7 +11,7 @@ from intff_lightning.callbacks.evaluation import EvaluationCallback
 from intff_lightning.classifier import LabelClassifier
 from intff_lightning.errors import DivergenceError
 from intff_lightning.functional import is_decided
-from intff_lightning.network import Network
+from intff_lightning.network import Network, StepOutput
 from intff_lightning.pairs import image_and_target
 
 
@@ -69,6 +69,8 @@ class GoodnessAccuracy(EvaluationCallback):
         self._counts = self._undecided = None
 
     def on_evaluation_batch(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any) -> None:
+        if isinstance(outputs, StepOutput) and "label_goodness" in outputs:  # so it need not be computed again
+            self._last = (batch, _with_vote(module, outputs["label_goodness"]))
         scores = self.scores(module, batch)
         if scores is not None:
             target, classes = image_and_target(batch, module)[1], scores.shape[2]
@@ -109,6 +111,10 @@ def _scores(module: Any, image: Tensor) -> Tensor | None:
     if not isinstance(module, HasLabelGoodness):
         scores: Tensor = module(image)
         return scores.unsqueeze(0)
-    units = module.label_goodness(image)  # (U, B, C)
+    return _with_vote(module, module.label_goodness(image))
+
+
+def _with_vote(module: Any, units: Tensor) -> Tensor:
+    """Put the vote before the goodness of every label by each unit ``(U, B, C)``."""
     vote = module.count_votes(units) if isinstance(module, LabelClassifier) else units.sum(0)
     return torch.cat([vote.unsqueeze(0), units])
