@@ -204,7 +204,9 @@ def _edited(tmp_path, old, new):
         ("k: 9", "k: 0", "k is the number of negatives per positive, at least 1"),
         ("k: 9", "k: 12", "of 10 classes only 9 are wrong"),
         ("batch_size: ", "pad: -1\n    batch_size: ", "36 pixels"),
-        ("units:", "units: {", "Problems parsing config"),
+        ("units:", "units: {", "--config: edited.yaml, line "),
+        ("widths: [200, 200, 200]", "activation: ReLU", "DenseUnit has no widths: give it in init_args"),
+        ("max_epochs: 60", "max_epochs: two", "trainer.max_epochs: 'two' is not a whole number or null."),
     ],
 )
 def test_mistakes_in_a_config(old, new, expected, tmp_path, capsys):
@@ -227,11 +229,18 @@ def test_mistakes_in_a_config(old, new, expected, tmp_path, capsys):
         (["fit", "--config", DIGITS, "--data.batch_siz", "3"], 2, "Did you mean batch_size?"),
         (["fit", "--config", "none.yaml"], 2, "none.yaml"),
         (["fit"], 2, "Give a config file"),
-        (["fitt", "--config", DIGITS], 2, "fitt"),
+        (["test"], 2, "Give a checkpoint: --ckpt_path FILE, last, best or pretrained:NAME."),
+        (["fitt", "--config", DIGITS], 2, "there is no command fitt. Did you mean fit?\nThe commands are fit, "),
+        (["fit", "--config", DIGITS, "--model.optimizer.lr", "abc"], 2, "lr: 'abc' is not a number."),
+        (["fit", "--config", DIGITS, "--data.batch_size", "big"], 2, "batch_size: 'big' is not a whole number."),
+        (["fit", "--config", DIGITS, "--model.optimizer", "Adamm"], 2, "there is no class Adamm. Did you mean Adam?"),
+        (["fit", "--config", "."], 2, "--config: . is a folder, and not a config file."),
+        (["fit", "--config", "/dev/null"], 2, "--config: /dev/null is empty."),
+        (["test", "--ckpt_path", "."], 1, "--ckpt_path: . is a folder, and not a checkpoint."),
         (["predict", "--ckpt_path", "none.ckpt"], 1, "there is no file none.ckpt"),
         (["fit", "--config", DIGITS, "--trainer.default_root_dir", "/dev/null/logs"], 1, "cannot be written"),
         (["fit", "--config", DIGITS, "--data.pad", "-4"], 1, "the overlay of 10 labels"),
-        (["fit", "--config", DIGITS, "--data.val_size", "5000"], 1, "leaves nothing of 1437"),
+        (["fit", "--config", DIGITS, "--data.val_size", "5000"], 1, "val_size=5000 leaves nothing of 1437"),
         (["fit", "--config", DIGITS, "--data.num_classes", "7"], 1, "labels must be 0 to 6"),
     ],
 )
@@ -241,6 +250,17 @@ def test_mistakes_on_the_command_line(arguments, code, expected, capsys):
     assert expected in message
     assert 1 <= len(message.strip().splitlines()) <= 4
     assert "Traceback" not in message
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    assert "intff fit --config digits" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_run_of_no_epochs_says_that_nothing_was_trained(capsys):
+    assert main(["fit", "--config", DIGITS, "--trainer.max_epochs", "0"]) == 0
+    assert "nothing was trained: the first weights are tested" in capsys.readouterr().out
 
 
 def test_missing_and_damaged_data(tiny_mnist, tmp_path, capsys):

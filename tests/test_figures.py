@@ -45,6 +45,10 @@ def _figures(units):
     yield "confusion", plots.confusion_matrix("Test accuracy 98.97 %", torch.randint(0, 1000, (10, 10)))
     image, target = torch.rand(24, 1, 28, 28), torch.randint(0, 10, (24,))
     yield "wrong", plots.wrong_predictions("24 of 103 test images", image, target, torch.randn(24, 10))
+    for few in (1, 3):
+        yield "wrong", plots.wrong_predictions("1 of 4 test images with a wrong label ahead, the surest ones",
+                                               image[:few], target[:few], torch.randn(few, 10))  # fmt: skip
+        yield "sheet", plots.contact_sheet(["digit.png"] * few, image[:few], torch.rand(few, 10))
     yield "pairs", plots.input_pairs("What the network is shown", {"image": image, "positive": image}, 1)
     yield "fields", plots.receptive_fields("First layer: weights of 3 of 3 neurons, the largest ones", image[:3])
 

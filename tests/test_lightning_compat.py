@@ -387,6 +387,7 @@ METHODS = {
     "_instantiate_trainer": (LightningCLI, ["self", "config", "callbacks"]),
     "_parser": (LightningCLI, ["self", "subcommand"]),
     "_parse_ckpt_path": (LightningCLI, ["self"]),
+    "_dump_config": (LightningCLI, ["self"]),
 }
 ATTRIBUTES = {
     "_modules": (lambda: nn.Linear(1, 1), dict),

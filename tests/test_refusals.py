@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, LightningModule
 from PIL import Image
 from torch.optim import LBFGS, SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
@@ -200,8 +200,17 @@ def test_an_optimizer_of_several_passes(trainer):
 
 
 def test_a_probe_needs_features(trainer):
-    with pytest.raises(ConfigurationError, match="BackpropModule has no method embed"):
-        trainer(callbacks=[LinearProbe()]).fit(BackpropModule(DenseUnit([6])), PairedDataModule(train=DATA, val_size=1))
+    class Plain(LightningModule):
+        def training_step(self, batch):
+            pass
+
+        validation_step = training_step
+
+        def configure_optimizers(self):
+            pass
+
+    with pytest.raises(ConfigurationError, match="Plain has no method embed"):
+        trainer(callbacks=[LinearProbe()]).fit(Plain(), PairedDataModule(train=DATA, val_size=1))
 
 
 # -------------------------------------------------------------------- frozen, changed and traced networks

@@ -19,11 +19,11 @@ def main(args: Sequence[str] | None = None) -> int:
     The code is 0, 1 for an error while running, 2 for wrong arguments, 130 after a Ctrl-C, or 143 after SIGTERM.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    if argv in (["--help"], ["-h"]):  # needs neither torch nor Lightning, which take seconds
+    if argv in (["--help"], ["-h"], []):  # needs neither torch nor Lightning, which take seconds
         from intff_lightning.cli.overview import overview
 
         print(overview().format_help(), end="")
-        return 0
+        return 0 if argv else 2
     if argv == ["--version"]:
         print(f"intff_lightning {__version__}")
         return 0

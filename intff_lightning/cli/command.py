@@ -38,7 +38,7 @@ import intff_lightning.views  # noqa: F401  # with these imported, a config may 
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.cli.configs import find_config
+from intff_lightning.cli.configs import check_yaml, find_config
 from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
 from intff_lightning.cli.messages import known_options, shorten
 from intff_lightning.cli.overview import DESCRIPTION
@@ -264,7 +264,9 @@ class IntFFCLI(CompatCLI):
             if best and not Path(best).is_file():
                 raise CheckpointError(f"{os.path.relpath(best)} is gone, so the best weights cannot be tested.")
             if not best and trainer.is_global_zero:
-                print("no best checkpoint was kept (there is no validation data): the last weights are tested")
+                untrained = trainer.global_step == 0
+                why = "nothing was trained" if untrained else "no best checkpoint was kept (there was no validation)"
+                print(f"{why}: the {'first' if untrained else 'last'} weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
         log_dir = trainer.log_dir  # on every process: it asks the first one
         if trainer.is_global_zero and log_dir:
@@ -301,7 +303,9 @@ def _with_config_files(argv: list[str]) -> list[str]:
             value = value or argv[place]
             if not set(value) & set(":{\n"):
                 found = find_config(value)
-                text = str(found) if found.is_file() else found.read_text()  # a pipe can be read once
+                content = found.read_text()
+                check_yaml(content, value)
+                text = str(found) if found.is_file() else content  # a pipe can be read once
                 argv[place] = f"{option}={text}" if equals else text
     return argv
 

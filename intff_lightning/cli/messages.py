@@ -5,12 +5,15 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
+from intff_lightning.cli.overview import COMMANDS
 from intff_lightning.lightning_compat import option_names
 from intff_lightning.recipe import Recorded
 
 _WIDTH = 300
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null"}
 
 
 def _subclasses(cls: type) -> Iterator[type]:
@@ -30,24 +33,73 @@ def known_options(parser: LightningArgumentParser) -> list[str]:
 
 def shorten(message: str, options: Sequence[str] = ()) -> str:
     """Return the part of jsonargparse's nested message that a person needs, with a guess at what was meant."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip(" -")]
+    for explain in (_wrong_value, _unknown_class, _unknown_option, _unknown_command, _missing):
+        text = explain(message, options)
+        if text:
+            return text
+    return "\n".join(line[:_WIDTH] for line in lines[:3])
+
+
+def _wrong_value(message: str, options: Sequence[str]) -> str:
+    """Explain a value that is no number, and the like: a type of Python says nothing to most people."""
+    key = re.match(r'Parser key "([\w.]+)":', message)
+    value = re.search(r"^\s*(?:Given value|.*Got value): (.*)$", message, re.MULTILINE)
+    kinds = [name for name in re.findall(r"Expected a <class '(\w+)'>", message) if name in _KINDS]
+    if not (key and value and {"int", "float", "bool"} & set(kinds)):
+        return ""
+    return f"{key[1]}: {value[1][:_WIDTH]!r} is not {' or '.join(_KINDS[kind] for kind in dict.fromkeys(kinds))}."
+
+
+def _unknown_class(message: str, options: Sequence[str]) -> str:
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
+    if not missing:
+        return ""
+    where = re.search(r'[Kk]ey "([\w.]+)"', message)
+    torchs = [name for part in (torch.optim, torch.optim.lr_scheduler) for name in vars(part) if name[0].isupper()]
+    guess = _guess(missing[1], [*(cls.__name__ for cls in _subclasses(Recorded)), *torchs])
+    return f"{where[1] + ': ' if where else ''}there is no class {missing[1]}.{guess}"
+
+
+def _unknown_option(message: str, options: Sequence[str]) -> str:
     unknown = re.search(
         r"[Oo]ption '([\w.]+)'|[Kk]ey ['\"]([\w.]+)['\"] is not|[Uu]nrecognized arguments?: --([\w.]+)", message
     )
-    if missing:
-        where = re.search(r'[Kk]ey "([\w.]+)"', message)
-        text = f"{where.group(1) + ': ' if where else ''}there is no class {missing.group(1)}."
-        return text + _guess(missing.group(1), [cls.__name__ for cls in _subclasses(Recorded)])
-    if unknown:
-        name = next(group for group in unknown.groups() if group)
-        short = {part for option in options for part in option.split(".")}
-        guess = _guess(name, [*options, *short])
-        wrong = [part for part in name.split(".") if part not in short]
-        return f"there is no option {name}." + (guess or (_guess(wrong[0], sorted(short)) if wrong else ""))
-    if re.search(r"arguments? (?:is|are) required: (.*)", message):
-        return f"{lines[0][:_WIDTH]}\nGive a config file, for example --config digits, or a checkpoint."
-    return "\n".join(line[:_WIDTH] for line in lines[:3])
+    if not unknown:
+        return ""
+    name = next(group for group in unknown.groups() if group)
+    short = {part for option in options for part in option.split(".")}
+    guess = _guess(name, [*options, *short])
+    wrong = [part for part in name.split(".") if part not in short]
+    return f"there is no option {name}." + (guess or (_guess(wrong[0], sorted(short)) if wrong else ""))
+
+
+def _unknown_command(message: str, options: Sequence[str]) -> str:
+    given = re.search(r"argument subcommand: invalid choice: '(.*?)'", message)
+    if not given and 'expected "subcommand"' not in message:
+        return ""
+    *most, last = COMMANDS
+    what = f"there is no command {given[1]}.{_guess(given[1], list(COMMANDS))}" if given else "a command is missing."
+    return f"{what}\nThe commands are {', '.join(most)} and {last}: see intff --help."
+
+
+def _missing(message: str, options: Sequence[str]) -> str:
+    found = re.search(r"(arguments? (?:is|are) required: (.*))", message)
+    if not found:
+        return ""
+    names = found[2].split(", ")
+    parts = [f"{cls.__name__} has no {name}" for name in names for cls in _subclasses(Recorded) if _needs(cls, name)]
+    if parts and not any("." in name for name in names):
+        return f"{' or '.join(parts)[:_WIDTH]}: give it in init_args, or as an option."
+    if any(name.startswith(("test.", "validate.", "predict.")) for name in names):
+        return f"the following {found[1][:_WIDTH]}\nGive a checkpoint: --ckpt_path FILE, last, best or pretrained:NAME."
+    return f"the following {found[1][:_WIDTH]}\nGive a config file, for example --config digits, or a checkpoint."
+
+
+def _needs(cls: type, name: str) -> bool:
+    """Tell whether a class has an argument without a default."""
+    parameter = inspect.signature(cls).parameters.get(name)
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def _guess(name: str, names: Sequence[str]) -> str:

@@ -51,7 +51,9 @@ def with_checkpoint(parser: LightningArgumentParser, argv: list[str]) -> list[st
             )
     elif name not in ("last", "best"):
         if not Path(name).is_file():
-            raise ConfigurationError(f"--ckpt_path: there is no file {name}.")
+            folder = Path(name).is_dir()
+            what = f"{name} is a folder, and not a checkpoint" if folder else f"there is no file {name}"
+            raise ConfigurationError(f"--ckpt_path: {what}.")
         found = [Path(name)]
     else:
         found = newest_first(name, folders)

@@ -74,7 +74,7 @@ def count_of(name: str, share: float, size: int) -> int:
     """
     count = round(share * size) if share < 1 else int(share)
     if count >= size:
-        raise ConfigurationError(f"{name}={share} leaves nothing of {size} samples to train on.")
+        raise ConfigurationError(f"{name}={share:g} leaves nothing of {size} samples to train on.")
     return count
 
 

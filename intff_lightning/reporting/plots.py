@@ -5,6 +5,7 @@ They can be read in grey and by colour-blind people: lines differ in dash, areas
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,7 @@ def wrong_predictions(
     axes.set(xlim=(-0.1 * width, columns * cell[0]), ylim=(lines * cell[1], -0.4 * height), aspect="equal")
     axes.set_axis_off()
     legend = f"bars: {what} of the labels 0 to {classes - 1}; white: the true one; black: the predicted one"
-    figure.suptitle(f"{title}\n{legend}" if count else title, fontsize=10)
+    _set_title(figure, f"{title}\n{legend}" if count else title)
     return figure
 
 
@@ -313,7 +314,7 @@ def contact_sheet(
     axes = figure.add_subplot()
     tall = pictures.shape[1] / pictures.shape[2]  # an image is 1 wide, and its bars are as tall
     bars = scores - scores.amin(1, keepdim=True).clamp(max=0)
-    bars = 0.8 * bars / bars.amax(1, keepdim=True).clamp(min=1e-12)
+    bars = 0.8 * bars / bars.max().clamp(min=1e-12)
     for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         left, top = 2.3 * (i % columns), (tall + 0.4) * (i // columns)
         place = (left, left + 1, top + tall, top)
@@ -329,8 +330,17 @@ def contact_sheet(
                 axes.text(left + 1.2, height, str(c), fontsize=6, ha="right", va="center")
     axes.set(xlim=(-0.05, 2.3 * columns - 0.15), ylim=((tall + 0.4) * lines - 0.3, -0.35), aspect="equal")
     axes.set_axis_off()
-    figure.suptitle(f"What the network sees, and the {what} of each label", fontsize=10)
+    _set_title(figure, f"What the network sees, and the {what} of each label, on one scale")
     return figure
+
+
+def _set_title(figure: Figure, title: str, size: float = 10) -> None:
+    """Set a title in lines as wide as the figure, which becomes higher if they are more than the title's own."""
+    columns = int(figure.get_figwidth() * 72 / (0.55 * size))  # letters are about half as wide as they are high
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, columns)]
+    more = len(lines) - len(title.splitlines())
+    figure.set_figheight(figure.get_figheight() + more * 1.3 * size / 72)
+    figure.suptitle("\n".join(lines), fontsize=size)
 
 
 def _as_images(samples: Tensor, channels: int | None = None) -> Tensor:
