@@ -83,28 +83,30 @@ OURS: dict[str, tuple[str, str]] = {  # config: data set, protocol
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of each config of :data:`OURS` whose accuracy is in the folder: two rows if it averages views."""
+    """Return a row for each config of :data:`OURS` whose accuracy is in the folder; two if it averages views."""
     rows = []
     for config, (data, protocol) in OURS.items():
         path = folder / f"accuracy_{config}.json"
         if not path.is_file():
             continue
         found = json.loads(path.read_text())
-        columns = {"test accuracy %": config, "one view %": f"{config}, one view"}
-        for column, name in columns.items():
-            if column not in found["rows"][0]:
-                continue
-            accuracy = summary([row[column] for row in found["rows"]])
+        seeds = found["rows"]
+        minutes = summary([row["training s"] for row in seeds])["mean"] / 60
+        columns = [("test accuracy %", config, protocol)]
+        if "one view %" in seeds[0]:
+            columns.append(("one view %", f"{config}, one view", "the same networks; one view of an image"))
+        for column, name, how in columns:
+            accuracy = summary([row[column] for row in seeds])
             rows.append(
                 {
                     "data": data,
                     "method": f"intff_lightning, {name}",
                     "accuracy %": accuracy["mean"],
-                    "std": accuracy["std"] if len(found["rows"]) > 1 else None,
-                    "seeds": len(found["rows"]),
-                    "minutes": summary([row["training s"] for row in found["rows"]])["mean"] / 60,
+                    "std": accuracy["std"] if len(seeds) > 1 else None,
+                    "seeds": len(seeds),
+                    "minutes": minutes,
                     "threads": int(found["machine"].rpartition(", ")[2].split()[0]),
-                    "protocol": protocol if column == "test accuracy %" else "the same networks; one view of an image",
+                    "protocol": how,
                 }
             )
     return rows

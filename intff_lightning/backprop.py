@@ -14,7 +14,7 @@ from intff_lightning.modes import Freezable
 from intff_lightning.network import Network, Predicted
 from intff_lightning.optim import OptimizerFactory, SchedulerFactory, check_factories, check_optimizer
 from intff_lightning.pairs import PairedBatch, image_and_target
-from intff_lightning.pretext import Pretext
+from intff_lightning.pretext import Pretext, right_log_probability
 from intff_lightning.recipe import from_recipe
 from intff_lightning.sequences import PaddedShape, PositionMean
 from intff_lightning.units import HiddenUnit
@@ -100,8 +100,7 @@ class BackpropModule(Freezable, Network):
             )
         check_views(self.views, input_shape)
         if self.pretext is not None:
-            self.pretext(torch.zeros(1, *input_shape))  # refuses images that it cannot change
-            num_classes = self.pretext.num_classes
+            num_classes = self.pretext.classes_for(input_shape)
         self.body.setup(input_shape, num_classes)
         shape = self.body.output_shape
         if self.has_head:
@@ -133,14 +132,13 @@ class BackpropModule(Freezable, Network):
     def anomaly_score(self, image: Tensor) -> Tensor:
         """Return how anomalous images ``(B, *)`` are, ``(B,)``.
 
-        With ``negatives`` it is the log-odds that they are negatives, with a ``pretext`` minus the mean log-probability
-        of the right classes of the changed images (Golan and El-Yaniv 2018), else minus the largest softmax probability
-        (Hendrycks and Gimpel 2017).
+        With ``negatives``, it is the log-odds that they are negatives. With a ``pretext``, it is minus the mean
+        log-probability of the right classes of the changed images (Golan and El-Yaniv 2018). Otherwise it is minus the
+        largest softmax probability (Hendrycks and Gimpel 2017).
         """
         if self.pretext is not None:
             shown, kind = self.pretext(image)
-            right: Tensor = self(shown).log_softmax(1).gather(1, kind.unsqueeze(1))
-            return -right.view(image.shape[0], -1).mean(1)
+            return -right_log_probability(self(shown), kind, image.shape[0])
         scores: Tensor = self(image)
         return scores[:, 1] - scores[:, 0] if self.negatives else -scores.softmax(1).amax(1)
 

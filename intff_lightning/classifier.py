@@ -15,7 +15,7 @@ from intff_lightning.label_tokens import default_encoder
 from intff_lightning.labels import LabelEncoder, LabelledImages, LabelOverlay, NoLabel
 from intff_lightning.modes import Freezable
 from intff_lightning.network import Network, Predicted
-from intff_lightning.pretext import Pretext
+from intff_lightning.pretext import Pretext, right_log_probability
 from intff_lightning.pretrained import find_weights
 from intff_lightning.recipe import from_recipe, to_recipe
 from intff_lightning.samples import check_shape
@@ -160,8 +160,7 @@ class LabelClassifier(Freezable, Network):
         self.encoder.setup(input_shape, num_classes)
         classes = num_classes
         if self.pretext is not None:
-            self.pretext(torch.zeros(1, *input_shape))  # refuses images that it cannot change
-            classes = self.pretext.num_classes
+            classes = self.pretext.classes_for(input_shape)
         self.units.setup(self.encoder.output_shape, classes)
 
     def freeze(self) -> Self:
@@ -256,9 +255,8 @@ class LabelClassifier(Freezable, Network):
         if self.pretext is None:
             return self._over_views(self.goodness, image)
         shown, kind = self.pretext(image)
-        of_kinds = self._over_views(self.goodness, shown).log_softmax(2)  # (U, B * K, K)
-        right = of_kinds.gather(2, kind.expand(len(of_kinds), -1).unsqueeze(2))
-        return right.view(len(of_kinds), image.shape[0], -1).mean(2)  # a len would fix the size in exported programs
+        # a len would fix the size in exported programs
+        return right_log_probability(self._over_views(self.goodness, shown), kind, image.shape[0])
 
     def _below_thresholds(self, goodness: Tensor) -> Tensor:
         """Return how far the vote of goodness ``(U, B, *)`` is below that of the thresholds, ``(B, *)``."""

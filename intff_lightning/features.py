@@ -28,6 +28,6 @@ def check_pool(pool: int | None) -> None:
 
 
 def check_maps(pool: int | None, dimensions: Sequence[int]) -> None:
-    """Refuse to average maps if no layer gives any, by the numbers of dimensions of their activations."""
+    """Refuse to average maps if no layer gives any; ``dimensions`` holds ``h.ndim`` of each layer's activations."""
     if pool is not None and 4 not in dimensions:
         raise ConfigurationError(f"pool={pool} has no effect: nothing gives maps (C, H, W). Leave it out.")

@@ -267,7 +267,7 @@ class CompatCLI(LightningCLI):
         self._parser(subcommand).save(self.config[subcommand], path, **options)
 
     def _dump_config(self) -> None:
-        """Let the hyperparameters be written without a second validation, which takes most of the time."""
+        """Write the hyperparameters without a second validation, which would take most of the time."""
         if not hasattr(self, "config_dump"):
             options = {"skip_link_targets": False, "skip_none": False, "skip_validation": True, "format": "yaml"}
             dump = yaml.safe_load(self.parser.dump(self.config, **options))

@@ -34,7 +34,7 @@ from intff_lightning.voting import Ballots
 
 Update = Literal["immediate", "joint"]
 _READING = ("begin", "forward_units", "local_loss", "goodness", "label_goodness")
-"""Methods by which the goodness of a step and that of :meth:`IntFFModule.label_goodness` come about."""
+"""Methods on which the goodness of a step and that of :meth:`IntFFModule.label_goodness` depend."""
 
 
 def _unit_pipeline() -> Strategy:
@@ -342,7 +342,7 @@ class IntFFModule(UnitTrainer):
         return outputs
 
     def _step_reads_labels(self) -> bool:
-        """Tell whether the goodness of an evaluation's step is that of :meth:`label_goodness`, in a subclass, too."""
+        """Tell whether an evaluation's step computes what :meth:`label_goodness` does; a subclass may change either."""
         own = any(getattr(type(self), name) is not getattr(IntFFModule, name) for name in _READING)
         return self.by_class and not (own or self.unsupervised or self.views is not None or self.stage is not None)
 

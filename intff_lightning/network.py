@@ -55,7 +55,7 @@ class StepOutput(dict[str, Tensor]):
 
     Local losses ``unit_loss (U,)`` of the U units and their sum ``loss``, ``positive_goodness (U, B)`` and
     ``negative_goodness (U, B, k)``, where k may be 0. All are detached, and from before the step of an optimizer. An
-    evaluation of goodness by class adds ``"label_goodness" (U, B, C)``, where it is that of ``module.label_goodness``.
+    evaluation of goodness by class adds ``"label_goodness" (U, B, C)`` if it equals that of ``module.label_goodness``.
     """
 
     loss = property(lambda self: self["loss"])

@@ -1,5 +1,6 @@
 """Classes that images have without labels: a task whose answer is known, because it was made."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,26 @@ class Pretext(Recorded):
         Those of one image are neighbours.
         """
         raise NotImplementedError
+
+    def classes_for(self, input_shape: Sequence[int]) -> int:
+        """Return the number of classes for images of this shape; refuse images that cannot be changed."""
+        self(torch.zeros(1, *input_shape))
+        return self.num_classes
+
+
+def right_log_probability(scores: Tensor, kind: Tensor, images: int) -> Tensor:
+    """Return the mean log-probability of the right classes of changed images (Golan and El-Yaniv 2018).
+
+    Args:
+        scores: ``(*, B * K, K)`` for K changed images of each of B images.
+        kind: Classes of the changed images, ``(B * K,)``.
+        images: B; an exported program must not take it from the size of ``scores``.
+
+    Returns:
+        ``(*, B)``.
+    """
+    right = scores.log_softmax(-1).gather(-1, kind.expand(scores.shape[:-1]).unsqueeze(-1))
+    return right.view(*scores.shape[:-2], images, -1).mean(-1)
 
 
 class Rotations(Pretext):

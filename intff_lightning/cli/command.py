@@ -38,9 +38,9 @@ import intff_lightning.views  # noqa: F401  # with these imported, a config may 
 from intff_lightning import callbacks as ours
 from intff_lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from intff_lightning.classifier import LabelClassifier
-from intff_lightning.cli.configs import check_yaml, find_config
+from intff_lightning.cli.configs import find_config
 from intff_lightning.cli.loggers import EventLogger, ResumableCSVLogger
-from intff_lightning.cli.messages import known_options, shorten
+from intff_lightning.cli.messages import check_yaml, known_options, shorten
 from intff_lightning.cli.overview import DESCRIPTION
 from intff_lightning.cli.resume import RUNS, newest_first, with_checkpoint
 from intff_lightning.datamodules import OneClassDataModule, PairedDataModule
@@ -264,9 +264,8 @@ class IntFFCLI(CompatCLI):
             if best and not Path(best).is_file():
                 raise CheckpointError(f"{os.path.relpath(best)} is gone, so the best weights cannot be tested.")
             if not best and trainer.is_global_zero:
-                untrained = trainer.global_step == 0
-                why = "nothing was trained" if untrained else "no best checkpoint was kept (there was no validation)"
-                print(f"{why}: the {'first' if untrained else 'last'} weights are tested")
+                kept = "no best checkpoint was kept (there was no validation): the last weights are tested"
+                print(kept if trainer.global_step else "nothing was trained: the first weights are tested")
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
         log_dir = trainer.log_dir  # on every process: it asks the first one
         if trainer.is_global_zero and log_dir:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -77,18 +76,6 @@ def find_config(name: str) -> Path:
         f"--config: there is no file {name}, nor a packaged config of this name; {near[0]} is one.\n"
         "`intff configs` lists them all."
     )
-
-
-def check_yaml(text: str, name: str) -> None:
-    """Refuse a config file that is empty or no YAML, by its name."""
-    try:
-        empty = yaml.compose(text, yaml.SafeLoader) is None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise ConfigurationError(f"--config: {name}{where}: {getattr(error, 'problem', None) or error}.") from None
-    if empty:
-        raise ConfigurationError(f"--config: {name} is empty.")
 
 
 def list_configs(arguments: Sequence[str] = ()) -> int:

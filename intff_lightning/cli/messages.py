@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 import torch
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from intff_lightning.cli.overview import COMMANDS
+from intff_lightning.errors import ConfigurationError
 from intff_lightning.lightning_compat import option_names
 from intff_lightning.recipe import Recorded
 
@@ -33,16 +35,19 @@ def known_options(parser: LightningArgumentParser) -> list[str]:
 
 def shorten(message: str, options: Sequence[str] = ()) -> str:
     """Return the part of jsonargparse's nested message that a person needs, with a guess at what was meant."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip(" -")]
-    for explain in (_wrong_value, _unknown_class, _unknown_option, _unknown_command, _missing):
-        text = explain(message, options)
-        if text:
-            return text
-    return "\n".join(line[:_WIDTH] for line in lines[:3])
+    lines = [line.strip().removeprefix("- ")[:_WIDTH] for line in message.splitlines() if line.strip(" -")]
+    return (
+        _wrong_value(message)
+        or _unknown_class(message)
+        or _unknown_option(message, options)
+        or _unknown_command(message)
+        or _missing(message)
+        or "\n".join(lines[:3])
+    )
 
 
-def _wrong_value(message: str, options: Sequence[str]) -> str:
-    """Explain a value that is no number, and the like: a type of Python says nothing to most people."""
+def _wrong_value(message: str) -> str:
+    """Say what a value should be in plain words, and not by a type of Python."""
     key = re.match(r'Parser key "([\w.]+)":', message)
     value = re.search(r"^\s*(?:Given value|.*Got value): (.*)$", message, re.MULTILINE)
     kinds = [name for name in re.findall(r"Expected a <class '(\w+)'>", message) if name in _KINDS]
@@ -51,7 +56,7 @@ def _wrong_value(message: str, options: Sequence[str]) -> str:
     return f"{key[1]}: {value[1][:_WIDTH]!r} is not {' or '.join(_KINDS[kind] for kind in dict.fromkeys(kinds))}."
 
 
-def _unknown_class(message: str, options: Sequence[str]) -> str:
+def _unknown_class(message: str) -> str:
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if not missing:
         return ""
@@ -74,7 +79,7 @@ def _unknown_option(message: str, options: Sequence[str]) -> str:
     return f"there is no option {name}." + (guess or (_guess(wrong[0], sorted(short)) if wrong else ""))
 
 
-def _unknown_command(message: str, options: Sequence[str]) -> str:
+def _unknown_command(message: str) -> str:
     given = re.search(r"argument subcommand: invalid choice: '(.*?)'", message)
     if not given and 'expected "subcommand"' not in message:
         return ""
@@ -83,17 +88,17 @@ def _unknown_command(message: str, options: Sequence[str]) -> str:
     return f"{what}\nThe commands are {', '.join(most)} and {last}: see intff --help."
 
 
-def _missing(message: str, options: Sequence[str]) -> str:
-    found = re.search(r"(arguments? (?:is|are) required: (.*))", message)
+def _missing(message: str) -> str:
+    found = re.search(r"the following arguments? (?:is|are) required: (.*)", message)
     if not found:
         return ""
-    names = found[2].split(", ")
+    names = found[1].split(", ")
     parts = [f"{cls.__name__} has no {name}" for name in names for cls in _subclasses(Recorded) if _needs(cls, name)]
-    if parts and not any("." in name for name in names):
-        return f"{' or '.join(parts)[:_WIDTH]}: give it in init_args, or as an option."
-    if any(name.startswith(("test.", "validate.", "predict.")) for name in names):
-        return f"the following {found[1][:_WIDTH]}\nGive a checkpoint: --ckpt_path FILE, last, best or pretrained:NAME."
-    return f"the following {found[1][:_WIDTH]}\nGive a config file, for example --config digits, or a checkpoint."
+    if parts:
+        return f"{' or '.join(parts)[:_WIDTH]}: give it in init_args."
+    if names[0].startswith(("test.", "validate.", "predict.")):
+        return f"{found[0][:_WIDTH]}\nGive a checkpoint: --ckpt_path FILE, last, best or pretrained:NAME."
+    return f"{found[0][:_WIDTH]}\nGive a config file, for example --config digits, or a checkpoint."
 
 
 def _needs(cls: type, name: str) -> bool:
@@ -106,3 +111,15 @@ def _guess(name: str, names: Sequence[str]) -> str:
     others = [other for other in names if other != name]  # another class may have an option of this name
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Refuse the text of a config file that is empty or is not YAML; the message gives the file's name."""
+    try:
+        empty = yaml.compose(text, yaml.SafeLoader) is None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+        raise ConfigurationError(f"--config: {name}{where}: {getattr(error, 'problem', None) or error}.") from None
+    if empty:
+        raise ConfigurationError(f"--config: {name} is empty.")

@@ -335,7 +335,7 @@ def contact_sheet(
 
 
 def _set_title(figure: Figure, title: str, size: float = 10) -> None:
-    """Set a title in lines as wide as the figure, which becomes higher if they are more than the title's own."""
+    """Wrap a title to the width of the figure, and make the figure higher for every line that this adds."""
     columns = int(figure.get_figwidth() * 72 / (0.55 * size))  # letters are about half as wide as they are high
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, columns)]
     more = len(lines) - len(title.splitlines())
